@@ -1,0 +1,1 @@
+//! Development chain: revm behind JSON-RPC, loopback only.

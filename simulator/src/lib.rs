@@ -1,0 +1,1 @@
+//! A dstack guest agent for machines without TDX.

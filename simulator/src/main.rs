@@ -1,0 +1,2 @@
+//! dstack-simulator
+fn main() {}

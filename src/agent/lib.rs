@@ -1,0 +1,1 @@
+//! Client of the dstack guest agent on its Unix socket.

@@ -1,0 +1,1 @@
+//! Evidence to verdict: quote parser, report data, event log replay.

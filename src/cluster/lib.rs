@@ -1,0 +1,1 @@
+//! Who is here, who leads: detector, bully, ballots, muting.

@@ -1,0 +1,1 @@
+//! The replicated log: engine fence, store, state machine, gate.

@@ -1,0 +1,1 @@
+//! One node: configuration, driver loop, sockets, files, clock.
