@@ -1,1 +1,20 @@
-//! What is said and by whom: ids, frames, ballots, roster.
+//! What is said, and by whom: ids, roster, canonical bytes, frames, ballots.
+//!
+//! Pure: no clock, socket, environment or randomness. Only [`seal::open`] makes an
+//! [`seal::Authentic`], so whoever holds one knows the author.
+
+pub mod ballot;
+pub mod bytes;
+pub mod hello;
+pub mod ids;
+pub mod key;
+pub mod message;
+pub mod roster;
+pub mod seal;
+
+pub use ballot::{Anchor, Ballot, Certificate, SignedBallot};
+pub use ids::{Address, ClusterId, Hash, Incarnation, LogPosition, Term, Token};
+pub use key::{SessionKey, SessionPublic};
+pub use message::Message;
+pub use roster::{BlockRef, ChainView, Member};
+pub use seal::Authentic;
