@@ -1,1 +1,408 @@
-//! Who is here, who leads: detector, bully, ballots, muting.
+//! Who is here, and who leads: detector, Bully, ballots, muting, the winner's steps.
+//!
+//! Pure: told what happened and what time it is, answers what to do. Bully *proposes*, signed ballots
+//! *decide*, the contract *records*, the log *confirms*: nothing in this crate can make two leaders, whatever
+//! it gets wrong; it can only elect too often or too late. Design sections 8 and 11.
+//!
+//! Not here (Election issue): hand-over to a later, higher id; elections forced by people.
+
+mod ballots;
+mod candidate;
+mod detector;
+mod mute;
+mod office;
+mod settings;
+
+pub use detector::{Detector, Health};
+pub use mute::Mute;
+pub use settings::{Settings, SettingsFault};
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use synod_wire::ballot::Domain;
+use synod_wire::message::{Heartbeat, Join, Role};
+use synod_wire::{
+    Authentic, Certificate, ChainView, Hash, Incarnation, LogPosition, Member, Message, SessionKey,
+    Term, Token,
+};
+
+/// Who we are and what we sign with.
+pub struct Identity {
+    /// Our token.
+    pub token: Token,
+    /// Our registration.
+    pub incarnation: Incarnation,
+    /// The contract's term when we registered: only a leader of this term or a later one may unmute us.
+    pub registered_term: Term,
+    /// There had been an election before we registered: we are muted.
+    pub restarted: bool,
+    /// Signs ballots.
+    pub session: Arc<SessionKey>,
+    /// What ballots are bound to.
+    pub domain: Domain,
+    /// Random, made at this boot: JOIN_RESPONSE must repeat it.
+    pub nonce: [u8; 16],
+    /// Where our API listens.
+    pub http: String,
+}
+
+/// What the engine of the log says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineFacts {
+    /// Last durable log id.
+    pub position: LogPosition,
+    /// Committed index.
+    pub committed: u64,
+    /// Applied index.
+    pub applied: u64,
+    /// The log has been initialised here.
+    pub born: bool,
+    /// The engine made us its leader, and a quorum has acknowledged us within the fail time.
+    pub leading: bool,
+    /// Milliseconds since the gate admitted an append; none = never.
+    pub append_age_ms: Option<u64>,
+    /// The last TermStart that was applied: term and its leader.
+    pub log_term: Option<(Term, Token)>,
+}
+
+/// What happened.
+pub enum Event {
+    /// Time passed. At least once per heartbeat interval.
+    Tick(EngineFacts),
+    /// Somebody said something.
+    Frame(Authentic<Message>),
+    /// The contract was read.
+    Chain(ChainView),
+    /// Our `elect` transaction is mined, or failed.
+    Elected {
+        /// The term it was for.
+        term: Term,
+        /// Mined without a revert.
+        mined: bool,
+    },
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Say this to one member, or to all.
+    Send {
+        /// None = all.
+        to: Option<Token>,
+        /// What to say.
+        message: Message,
+    },
+    /// Send this certificate to the contract.
+    Elect(Certificate),
+    /// We won the first election: initialise the log with these members.
+    Birth(Vec<Token>),
+    /// Make the engine elect us (repeated until it has).
+    Seek,
+    /// The engine follows us: write TermStart.
+    StartTerm {
+        /// Our term.
+        term: Term,
+        /// Who signed while muted.
+        voted_muted: Vec<Token>,
+    },
+    /// Somebody knows more of the contract than we: read it now.
+    LookAtChain,
+    /// For people.
+    Notice(Notice),
+}
+
+/// Lines that people watch for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// No heartbeat for the suspicion time.
+    Suspected(Token),
+    /// No heartbeat for the fail time.
+    Failed(Token),
+    /// Heard again.
+    Alive(Token),
+    /// Said LEAVE.
+    Left(Token),
+    /// The leader is gone; an election for this term begins.
+    LeaderGone(Term),
+    /// Nobody ranks higher: asking for ballots.
+    Candidate(Term),
+    /// The contract and the log name us.
+    Leading(Term),
+    /// Caught up with the leader in office: we vote, sign and answer again.
+    Unmuted(Term),
+    /// No unmuted majority: voting by our disks.
+    ColdStart(Term),
+    /// Elected after a restart with an empty disk: the log is lost, or was never born. Only a deliberate
+    /// recovery may begin another one.
+    NoLog(Term),
+}
+
+/// The machine.
+pub struct Cluster {
+    settings: Settings,
+    me: Identity,
+    now: u64,
+    chain: Option<ChainView>,
+    /// When this term was first seen here.
+    term_since: u64,
+    engine: EngineFacts,
+    detector: Detector,
+    peers: BTreeMap<Token, Heartbeat>,
+    mute: Mute,
+    promise: Option<Promise>,
+    step: candidate::Step,
+    heartbeat_due: u64,
+    join_due: u64,
+    joins_left: u32,
+    act_due: u64,
+    voted_muted: Vec<Token>,
+    announced: Option<Term>,
+    gone_said: Option<Term>,
+    cold_since: Option<u64>,
+    effects: VecDeque<Effect>,
+}
+
+/// A ballot's promise: no append of a leader of an earlier term passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// The term that was signed for.
+    pub term: Term,
+    /// Our monotonic clock, milliseconds.
+    pub until_ms: u64,
+}
+
+impl Cluster {
+    /// A node that has just registered.
+    pub fn new(settings: Settings, me: Identity, now: u64) -> Self {
+        let mute = if me.restarted {
+            Mute::Muted { target: None }
+        } else {
+            Mute::Unmuted
+        };
+        Self {
+            detector: Detector::new(&settings),
+            joins_left: settings.join_copies,
+            settings,
+            me,
+            now,
+            chain: None,
+            term_since: now,
+            engine: EngineFacts::default(),
+            peers: BTreeMap::new(),
+            mute,
+            promise: None,
+            step: candidate::Step::Idle { until: 0 },
+            heartbeat_due: now,
+            join_due: now,
+            act_due: now,
+            voted_muted: Vec::new(),
+            announced: None,
+            gone_said: None,
+            cold_since: None,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// Tell what happened at `now` (monotonic milliseconds).
+    pub fn handle(&mut self, now: u64, event: Event) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Tick(facts) => {
+                self.engine = facts;
+                self.tick();
+            }
+            Event::Frame(frame) => self.hear(frame),
+            Event::Chain(view) => self.look(view),
+            Event::Elected { term, mined } => self.submitted(term, mined),
+        }
+    }
+
+    /// What to do next; none = nothing more for now.
+    pub fn poll(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When the next tick is wanted at the latest.
+    pub fn deadline(&self) -> u64 {
+        self.heartbeat_due.min(self.act_due)
+    }
+
+    /// May we vote, sign and answer reads?
+    pub fn mute(&self) -> Mute {
+        self.mute
+    }
+
+    /// The newest promise that a ballot of ours made.
+    pub fn promise(&self) -> Option<Promise> {
+        self.promise
+    }
+
+    /// Health of every peer, and what it last said.
+    pub fn peers(&self) -> impl Iterator<Item = (Token, Health, u64, Option<&Heartbeat>)> {
+        self.detector
+            .iter(self.now)
+            .map(|(token, health, age)| (token, health, age, self.peers.get(&token)))
+    }
+
+    /// What we are at this moment.
+    pub fn role(&self) -> Role {
+        if self.in_office() {
+            Role::Leader
+        } else if self.step.is_candidate() {
+            Role::Candidate
+        } else {
+            Role::Follower
+        }
+    }
+
+    fn tick(&mut self) {
+        self.detect();
+        if self.now >= self.heartbeat_due {
+            self.heartbeat_due = self.now + self.settings.heartbeat_ms;
+            self.beat();
+        }
+        self.join();
+        self.watch_cold_start();
+        self.unmute_when_caught_up();
+        if self.now >= self.act_due {
+            self.act_due = self.now + self.settings.act_ms;
+            self.lead_or_elect();
+        }
+    }
+
+    fn detect(&mut self) {
+        for (token, health) in self.detector.advance(self.now) {
+            self.notice(match health {
+                Health::Suspected => Notice::Suspected(token),
+                Health::Failed => Notice::Failed(token),
+                Health::Alive => Notice::Alive(token),
+            });
+        }
+    }
+
+    fn beat(&mut self) {
+        let beat = Heartbeat {
+            role: self.role(),
+            muted: !self.mute.may_speak(),
+            term: self.highest_term(),
+            position: self.engine.position,
+            committed: self.engine.committed,
+            http: self.me.http.clone(),
+        };
+        self.send(None, Message::Heartbeat(beat));
+    }
+
+    fn join(&mut self) {
+        let wanted = self.joins_left > 0 || matches!(self.mute, Mute::Muted { target: None });
+        if !wanted || self.now < self.join_due {
+            return;
+        }
+        self.joins_left = self.joins_left.saturating_sub(1);
+        self.join_due = self.now + self.settings.join_ms;
+        self.send(
+            None,
+            Message::Join(Join {
+                nonce: self.me.nonce,
+                http: self.me.http.clone(),
+            }),
+        );
+    }
+
+    /// The contract was read: a later term ends whatever we were doing for an earlier one.
+    fn look(&mut self, view: ChainView) {
+        let known = self.chain.as_ref();
+        if known.is_some_and(|old| old.block.number > view.block.number) {
+            return;
+        }
+        if known.is_none_or(|old| old.term != view.term) {
+            self.term_since = self.now;
+            self.step = candidate::Step::Idle { until: self.now };
+        }
+        if self.promise.is_some_and(|p| view.term >= p.term) {
+            self.promise = None;
+        }
+        let others: Vec<(Token, Incarnation)> = view
+            .members
+            .iter()
+            .filter(|m| m.active && m.token != self.me.token)
+            .map(|m| (m.token, m.incarnation))
+            .collect();
+        self.detector.follow(&others);
+        self.peers
+            .retain(|token, _| self.detector.health(*token) != Health::Failed);
+        self.chain = Some(view);
+    }
+
+    fn hear(&mut self, frame: Authentic<Message>) {
+        let from = frame.from();
+        if let Some(health) = self.detector.heard(self.now, from)
+            && health == Health::Failed
+        {
+            self.notice(Notice::Alive(from));
+        }
+        match frame.into_value() {
+            Message::Heartbeat(beat) => self.heard_heartbeat(from, beat),
+            Message::Join(join) => self.heard_join(from, &join),
+            Message::JoinResponse(answer) => self.heard_join_response(from, &answer),
+            Message::Leave => self.heard_leave(from),
+            Message::Election { term, position } => self.heard_election(from, term, position),
+            Message::Ok { term, position } => self.heard_ok(from, term, position),
+            Message::Coordinator { term, .. } => self.heard_coordinator(term),
+            Message::BallotRequest {
+                ballot,
+                position,
+                cold_start,
+            } => {
+                self.heard_ballot_request(from, ballot, position, cold_start);
+            }
+            Message::Ballot {
+                ballot,
+                signature,
+                muted,
+            } => self.heard_ballot(from, ballot, signature, muted),
+            Message::BallotRefused { term, reason, .. } => {
+                self.heard_ballot_refused(from, term, reason)
+            }
+        }
+    }
+
+    fn heard_heartbeat(&mut self, from: Token, beat: Heartbeat) {
+        if beat.term > self.highest_term() {
+            self.effects.push_back(Effect::LookAtChain);
+        }
+        self.peers.insert(from, beat);
+    }
+
+    fn heard_leave(&mut self, from: Token) {
+        self.detector.left(from);
+        self.peers.remove(&from);
+        self.notice(Notice::Left(from));
+        self.act_due = self.now;
+    }
+
+    fn heard_coordinator(&mut self, term: Term) {
+        if term > self.highest_term() {
+            self.effects.push_back(Effect::LookAtChain);
+        }
+    }
+
+    fn send(&mut self, to: Option<Token>, message: Message) {
+        self.effects.push_back(Effect::Send { to, message });
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.effects.push_back(Effect::Notice(notice));
+    }
+
+    /// Seated members: the electorate of the contract.
+    fn seated(&self) -> impl Iterator<Item = &Member> {
+        self.chain
+            .iter()
+            .flat_map(|view| view.members.iter().filter(|m| m.active && m.seated))
+    }
+
+    /// A short id of the roster for tests and logs.
+    pub fn roster_hash(&self) -> Option<Hash> {
+        self.chain.as_ref().map(ChainView::roster_hash)
+    }
+}

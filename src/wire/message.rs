@@ -135,8 +135,6 @@ pub enum BallotRefusal {
     Term,
     /// The deadline is too far from the newest block I know, or past.
     Deadline,
-    /// I promised this term to somebody else.
-    Promised,
     /// Not a seated, unexpired member, or the office's facts differ from mine.
     NotACandidate,
 }
@@ -365,13 +363,12 @@ fn read_role(r: &mut Reader<'_>) -> Result<Role, BadBytes> {
 }
 
 fn read_refusal(r: &mut Reader<'_>) -> Result<BallotRefusal, BadBytes> {
-    const ALL: [BallotRefusal; 7] = [
+    const ALL: [BallotRefusal; 6] = [
         BallotRefusal::LeaderLives,
         BallotRefusal::Muted,
         BallotRefusal::Behind,
         BallotRefusal::Term,
         BallotRefusal::Deadline,
-        BallotRefusal::Promised,
         BallotRefusal::NotACandidate,
     ];
     let found = r.u8("reason")?;

@@ -1,0 +1,325 @@
+//! Bully, the proposing half: upon "the leader is gone", ask those that rank higher; if none answers,
+//! gather ballots and hand the certificate to the contract. Rank = (log position, id): a plain highest-id
+//! rule picks nodes that the engine must refuse for ever (attack F9). Every wait ends by itself.
+
+use crate::{Cluster, Effect, Health, Notice};
+use synod_wire::ballot::{Ballot, Certificate, SignedBallot};
+use synod_wire::message::BallotRefusal;
+use synod_wire::{LogPosition, Message, Term, Token};
+
+/// Where our own election stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing under way; not before `until`.
+    Idle { until: u64 },
+    /// ELECTION is out; whoever ranks higher says OK.
+    AwaitOk { term: Term, until: u64 },
+    /// Somebody higher lives: it has this long to lead.
+    AwaitCoordinator { until: u64 },
+    /// Ballots come in.
+    Gathering {
+        ballot: Ballot,
+        signed: Vec<SignedBallot>,
+        muted: Vec<Token>,
+        cold: bool,
+        until: u64,
+        ask: u64,
+    },
+    /// The certificate is with the contract.
+    Submitted { term: Term, until: u64 },
+}
+
+impl Step {
+    pub(crate) fn is_candidate(&self) -> bool {
+        matches!(self, Self::Gathering { .. } | Self::Submitted { .. })
+    }
+}
+
+/// How often ballots are asked for again while they are missing.
+const ASK_AGAIN_MS: u64 = 150;
+
+impl Cluster {
+    /// What an election of ours needs next.
+    pub(crate) fn elect(&mut self) {
+        if !self.leader_gone() {
+            self.gone_said = None;
+            self.step = Step::Idle { until: self.now };
+            return;
+        }
+        if !self.is_voter() || !(self.mute.may_speak() || self.starts_cold()) {
+            return;
+        }
+        match &self.step {
+            Step::Idle { until } if self.now >= *until => self.begin(),
+            Step::AwaitOk { term, until } if self.now >= *until => {
+                let term = *term;
+                self.stand(term);
+            }
+            Step::AwaitCoordinator { until } | Step::Submitted { until, .. }
+                if self.now >= *until =>
+            {
+                self.step = Step::Idle { until: self.now };
+            }
+            Step::Gathering { until, .. } if self.now >= *until => {
+                self.step = Step::Idle {
+                    until: self.now + self.settings.heartbeat_ms,
+                };
+            }
+            Step::Gathering { ask, .. } if self.now >= *ask => self.ask_for_ballots(),
+            Step::Idle { .. }
+            | Step::AwaitOk { .. }
+            | Step::AwaitCoordinator { .. }
+            | Step::Gathering { .. }
+            | Step::Submitted { .. } => {}
+        }
+    }
+
+    fn begin(&mut self) {
+        let Some(term) = self.next_term() else { return };
+        if self
+            .chain
+            .as_ref()
+            .is_some_and(|v| v.elected_block == 0 && v.seated_count < v.founders)
+        {
+            return;
+        }
+        if self.gone_said != Some(term) {
+            self.gone_said = Some(term);
+            self.notice(Notice::LeaderGone(term));
+        }
+        let higher = self.higher();
+        if higher.is_empty() {
+            return self.stand(term);
+        }
+        for token in higher {
+            self.send(
+                Some(token),
+                Message::Election {
+                    term,
+                    position: self.engine.position,
+                },
+            );
+        }
+        self.step = Step::AwaitOk {
+            term,
+            until: self.now + self.settings.ok_wait_ms,
+        };
+    }
+
+    /// Live voters that outrank us and may lead.
+    fn higher(&self) -> Vec<Token> {
+        let mine = (self.engine.position, self.me.token);
+        let cold = self.starts_cold();
+        self.voters()
+            .into_iter()
+            .filter(|token| {
+                *token != self.me.token && self.detector.health(*token) != Health::Failed
+            })
+            .filter(|token| {
+                self.peers
+                    .get(token)
+                    .is_some_and(|beat| (cold || !beat.muted) && (beat.position, *token) > mine)
+            })
+            .collect()
+    }
+
+    fn stand(&mut self, term: Term) {
+        let Some(view) = &self.chain else { return };
+        if self.next_term() != Some(term) {
+            self.step = Step::Idle { until: self.now };
+            return;
+        }
+        let deadline = view.block.time + self.settings.ballot_ttl_s;
+        let ballot = Ballot {
+            term,
+            candidate: self.me.token,
+            anchor: view.anchor,
+            deadline,
+        };
+        let own = self
+            .me
+            .domain
+            .sign(&self.me.session, self.me.token, &ballot);
+        let cold = self.starts_cold();
+        let muted = if self.mute.may_speak() {
+            Vec::new()
+        } else {
+            vec![self.me.token]
+        };
+        self.step = Step::Gathering {
+            ballot,
+            signed: vec![own],
+            muted,
+            cold,
+            until: self.now + self.settings.gather_ms,
+            ask: self.now,
+        };
+        self.vote_by_disk(term);
+        self.promise_until(term, deadline);
+        self.notice(Notice::Candidate(term));
+        self.ask_for_ballots();
+        self.finish_if_enough();
+    }
+
+    /// To every seated member that has not answered: frames get lost.
+    fn ask_for_ballots(&mut self) {
+        let position = self.engine.position;
+        let voters = self.voters();
+        let Step::Gathering {
+            ballot,
+            signed,
+            cold,
+            ask,
+            ..
+        } = &mut self.step
+        else {
+            return;
+        };
+        *ask = self.now + ASK_AGAIN_MS;
+        let (ballot, cold_start) = (*ballot, *cold);
+        let missing: Vec<Token> = voters
+            .into_iter()
+            .filter(|t| !signed.iter().any(|s| s.token == *t))
+            .collect();
+        for token in missing {
+            self.send(
+                Some(token),
+                Message::BallotRequest {
+                    ballot,
+                    position,
+                    cold_start,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn heard_ballot(
+        &mut self,
+        from: Token,
+        ballot: Ballot,
+        signature: [u8; 64],
+        muted: bool,
+    ) {
+        let Some(key) = self.seated().find(|m| m.token == from).map(|m| m.session) else {
+            return;
+        };
+        let said = SignedBallot {
+            token: from,
+            signature,
+        };
+        let domain = self.me.domain;
+        let Step::Gathering {
+            ballot: mine,
+            signed,
+            muted: mutes,
+            ..
+        } = &mut self.step
+        else {
+            return;
+        };
+        let known = signed.iter().any(|s| s.token == from);
+        if ballot != *mine || known || !domain.verify(&key, mine, &said) {
+            return;
+        }
+        signed.push(said);
+        if muted {
+            mutes.push(from);
+        }
+        self.finish_if_enough();
+    }
+
+    fn finish_if_enough(&mut self) {
+        let Some(quorum) = self.chain.as_ref().map(|view| view.quorum()) else {
+            return;
+        };
+        let Step::Gathering {
+            ballot,
+            signed,
+            muted,
+            ..
+        } = &mut self.step
+        else {
+            return;
+        };
+        if (signed.len() as u64) < quorum {
+            return;
+        }
+        let mut signatures = std::mem::take(signed);
+        signatures.sort_by_key(|s| s.token);
+        let ballot = *ballot;
+        self.voted_muted = std::mem::take(muted);
+        self.voted_muted.sort();
+        self.step = Step::Submitted {
+            term: ballot.term,
+            until: self.now + self.settings.submit_ms,
+        };
+        self.effects
+            .push_back(Effect::Elect(Certificate { ballot, signatures }));
+    }
+
+    /// Our transaction is mined (the contract's view follows), or it failed: again after a breath.
+    pub(crate) fn submitted(&mut self, term: Term, mined: bool) {
+        if let Step::Submitted { term: ours, .. } = self.step
+            && ours == term
+            && !mined
+        {
+            self.step = Step::Idle {
+                until: self.now + self.settings.heartbeat_ms,
+            };
+            self.effects.push_back(Effect::LookAtChain);
+        }
+    }
+
+    /// Upon ELECTION of a lower-ranked node: we live. Whoever sees the leader gone too elects by itself.
+    pub(crate) fn heard_election(&mut self, from: Token, term: Term, position: LogPosition) {
+        if self.in_office() {
+            let block = self.chain.as_ref().map_or(0, |view| view.elected_block);
+            let announcement = Message::Coordinator {
+                term: self.highest_term(),
+                tx: synod_wire::Hash::ZERO,
+                block,
+            };
+            return self.send(Some(from), announcement);
+        }
+        let outranked = (self.engine.position, self.me.token) > (position, from);
+        let eligible = self.is_voter() && (self.mute.may_speak() || self.starts_cold());
+        if outranked && eligible && self.next_term() == Some(term) {
+            self.send(
+                Some(from),
+                Message::Ok {
+                    term,
+                    position: self.engine.position,
+                },
+            );
+            self.act_due = self.now;
+        }
+    }
+
+    pub(crate) fn heard_ok(&mut self, from: Token, term: Term, position: LogPosition) {
+        let outranks = (position, from) > (self.engine.position, self.me.token);
+        if matches!(self.step, Step::AwaitOk { term: asked, .. } if asked == term) && outranks {
+            let wait = 2 * self.settings.ok_wait_ms + self.settings.gather_ms;
+            self.step = Step::AwaitCoordinator {
+                until: self.now + wait,
+            };
+        }
+    }
+
+    pub(crate) fn heard_ballot_refused(&mut self, _from: Token, term: Term, reason: BallotRefusal) {
+        let asked = matches!(&self.step, Step::Gathering { ballot, .. } if ballot.term == term);
+        if asked && matches!(reason, BallotRefusal::Term | BallotRefusal::Deadline) {
+            self.effects.push_back(Effect::LookAtChain);
+        }
+    }
+
+    fn next_term(&self) -> Option<Term> {
+        self.chain.as_ref()?.term.0.checked_add(1).map(Term)
+    }
+
+    fn is_voter(&self) -> bool {
+        let me = self.me.token;
+        let incarnation = self.me.incarnation;
+        self.seated()
+            .any(|m| m.token == me && m.incarnation == incarnation)
+    }
+}

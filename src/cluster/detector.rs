@@ -1,0 +1,125 @@
+//! Two-phase failure detector: ALIVE → SUSPECTED → FAILED by silence alone. A suspect refutes by being
+//! heard. A starved node doubts itself first (local health, as in Lifeguard): when *our own* ticks come late,
+//! the lateness is credited to everybody, since we may have been too busy to listen.
+
+use crate::settings::Settings;
+use std::collections::BTreeMap;
+use synod_wire::{Incarnation, Token};
+
+/// What silence says about a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    /// Heard within the suspicion time.
+    Alive,
+    /// Silent for longer.
+    Suspected,
+    /// Silent for the fail time, or gone on purpose.
+    Failed,
+}
+
+struct Peer {
+    incarnation: Incarnation,
+    heard: Option<u64>,
+    health: Health,
+}
+
+/// Watches every other active member.
+pub struct Detector {
+    heartbeat_ms: u64,
+    suspect_ms: u64,
+    fail_ms: u64,
+    advanced: Option<u64>,
+    peers: BTreeMap<Token, Peer>,
+}
+
+impl Detector {
+    /// Watches nobody yet.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            heartbeat_ms: settings.heartbeat_ms,
+            suspect_ms: settings.suspect_ms,
+            fail_ms: settings.fail_ms,
+            advanced: None,
+            peers: BTreeMap::new(),
+        }
+    }
+
+    /// Watch exactly these. A new incarnation starts anew: not heard yet, so not alive.
+    pub fn follow(&mut self, members: &[(Token, Incarnation)]) {
+        self.peers
+            .retain(|token, peer| members.contains(&(*token, peer.incarnation)));
+        for &(token, incarnation) in members {
+            self.peers.entry(token).or_insert(Peer {
+                incarnation,
+                heard: None,
+                health: Health::Failed,
+            });
+        }
+    }
+
+    /// Is this token watched in the incarnation that `members` names?
+    pub fn knows(&self, token: Token, members: &[(Token, Incarnation)]) -> bool {
+        self.peers
+            .get(&token)
+            .is_some_and(|peer| members.contains(&(token, peer.incarnation)))
+    }
+
+    /// A frame of this member verified. Answers what it was until now.
+    pub fn heard(&mut self, now: u64, token: Token) -> Option<Health> {
+        let peer = self.peers.get_mut(&token)?;
+        peer.heard = Some(now);
+        Some(std::mem::replace(&mut peer.health, Health::Alive))
+    }
+
+    /// It said LEAVE.
+    pub fn left(&mut self, token: Token) {
+        if let Some(peer) = self.peers.get_mut(&token) {
+            peer.heard = None;
+            peer.health = Health::Failed;
+        }
+    }
+
+    /// Time passed: whose health got worse?
+    pub fn advance(&mut self, now: u64) -> Vec<(Token, Health)> {
+        let late = self
+            .advanced
+            .map_or(0, |then| now.saturating_sub(then))
+            .saturating_sub(2 * self.heartbeat_ms);
+        self.advanced = Some(now);
+        let mut worse = Vec::new();
+        for (token, peer) in &mut self.peers {
+            let Some(heard) = &mut peer.heard else {
+                continue;
+            };
+            *heard = (*heard + late).min(now);
+            let health = match now - *heard {
+                silence if silence >= self.fail_ms => Health::Failed,
+                silence if silence >= self.suspect_ms => Health::Suspected,
+                _ => Health::Alive,
+            };
+            if health > peer.health {
+                peer.health = health;
+                worse.push((*token, health));
+            }
+        }
+        worse
+    }
+
+    /// Health now; members that were never heard are FAILED.
+    pub fn health(&self, token: Token) -> Health {
+        self.peers
+            .get(&token)
+            .map_or(Health::Failed, |peer| peer.health)
+    }
+
+    /// Everybody: health and milliseconds since last heard (`u64::MAX` = never).
+    pub fn iter(&self, now: u64) -> impl Iterator<Item = (Token, Health, u64)> {
+        self.peers.iter().map(move |(token, peer)| {
+            (
+                *token,
+                peer.health,
+                peer.heard.map_or(u64::MAX, |heard| now - heard),
+            )
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! Muting (design section 11, attack F6). What I acknowledged before a restart is contained in every
+//! leader that was elected without my new vote; so I may take its appends, but until I have caught up with
+//! it I do not vote, sign, or answer reads: my disk may be an older one.
+//!
+//! ```text
+//! restarted ──► Muted ──JOIN_RESPONSE of the leader in office──► Muted{target} ──applied──► Unmuted
+//!                 └──no unmuted majority for cold_start_wait, majority present──► ColdStart ──TermStart──► Unmuted
+//! ```
+
+use crate::{Cluster, Effect, Health, Notice};
+use std::collections::BTreeSet;
+use synod_wire::message::{Join, JoinResponse, Role};
+use synod_wire::{Message, Term, Token};
+
+/// May this node vote, sign and answer reads?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mute {
+    /// Yes.
+    Unmuted,
+    /// No; with a target once the leader in office has said how far we must get.
+    Muted {
+        /// Applied index to reach, and the term of the leader that named it.
+        target: Option<(u64, Term)>,
+    },
+    /// No unmuted majority is left: votes by its disk, as in plain Raft, in this term or later.
+    ColdStart {
+        /// The first term it signed for while muted.
+        term: Term,
+    },
+}
+
+impl Mute {
+    /// Fully a member again.
+    pub fn may_speak(self) -> bool {
+        self == Self::Unmuted
+    }
+
+    /// Fully a member, or voting by its disk.
+    pub fn may_vote(self) -> bool {
+        !matches!(self, Self::Muted { .. })
+    }
+}
+
+impl Cluster {
+    /// Upon JOIN, at the leader in office: say what we hold now. Whoever has applied this has everything
+    /// that was acknowledged before its new incarnation.
+    pub(crate) fn heard_join(&mut self, from: Token, join: &Join) {
+        if !self.in_office() {
+            return;
+        }
+        let answer = JoinResponse {
+            nonce: join.nonce,
+            term: self.highest_term(),
+            position: self.engine.position,
+            members: self.voters().into_iter().collect(),
+        };
+        self.send(Some(from), Message::JoinResponse(answer));
+    }
+
+    /// Upon JOIN_RESPONSE: only a fresh answer of the leader in office, elected at our registration or later.
+    pub(crate) fn heard_join_response(&mut self, from: Token, answer: &JoinResponse) {
+        if answer.nonce != self.me.nonce || self.mute.may_speak() {
+            return;
+        }
+        if answer.term > self.highest_term() {
+            self.effects.push_back(Effect::LookAtChain);
+            return;
+        }
+        let names_leader = self.leader() == Some(from) && answer.term == self.highest_term();
+        if names_leader && answer.term >= self.me.registered_term {
+            self.mute = Mute::Muted {
+                target: Some((answer.position.index, answer.term)),
+            };
+        }
+    }
+
+    pub(crate) fn unmute_when_caught_up(&mut self) {
+        match self.mute {
+            Mute::Unmuted | Mute::Muted { target: None } => {}
+            Mute::Muted {
+                target: Some((_, term)),
+            } if term < self.highest_term() => {
+                self.mute = Mute::Muted { target: None };
+            }
+            // the target's leader must be the log's too: its TermStart is applied here
+            Mute::Muted {
+                target: Some((index, term)),
+            } => {
+                if self.engine.applied >= index
+                    && self.engine.log_term.is_some_and(|(t, _)| t >= term)
+                {
+                    self.unmute(term);
+                }
+            }
+            Mute::ColdStart { term } => match self.engine.log_term {
+                Some((log_term, _)) if log_term >= term => self.unmute(log_term),
+                _ => {}
+            },
+        }
+    }
+
+    fn unmute(&mut self, term: Term) {
+        self.mute = Mute::Unmuted;
+        self.notice(Notice::Unmuted(term));
+    }
+
+    /// A cluster that starts cold: too few unmuted voters for a quorum, enough voters present, nobody leads.
+    pub(crate) fn watch_cold_start(&mut self) {
+        let voters = self.voters();
+        let quorum = voters.len() / 2 + 1;
+        let present = voters
+            .iter()
+            .filter(|token| self.is_present(**token))
+            .count();
+        let unmuted = voters
+            .iter()
+            .filter(|token| self.is_present(**token) && self.speaks(**token))
+            .count();
+        let led = self
+            .peers
+            .values()
+            .any(|beat| beat.role == Role::Leader && beat.term >= self.me.registered_term);
+        let cold = !voters.is_empty()
+            && present >= quorum
+            && unmuted < quorum
+            && !led
+            && self.leader_gone();
+        self.cold_since = if cold {
+            self.cold_since.or(Some(self.now))
+        } else {
+            None
+        };
+    }
+
+    /// The cold start has lasted long enough to vote by disks.
+    pub(crate) fn starts_cold(&self) -> bool {
+        self.cold_since
+            .is_some_and(|since| self.now - since >= self.settings.cold_start_wait_ms)
+    }
+
+    /// Signing while muted: from here on our engine votes too, by its disk.
+    pub(crate) fn vote_by_disk(&mut self, term: Term) {
+        if matches!(self.mute, Mute::Muted { .. }) {
+            self.mute = Mute::ColdStart { term };
+            self.notice(Notice::ColdStart(term));
+        }
+    }
+
+    fn is_present(&self, token: Token) -> bool {
+        token == self.me.token || self.detector.health(token) != Health::Failed
+    }
+
+    fn speaks(&self, token: Token) -> bool {
+        if token == self.me.token {
+            return self.mute.may_speak();
+        }
+        self.peers.get(&token).is_some_and(|beat| !beat.muted)
+    }
+
+    /// Who votes: the contract's seated members (the log's voters are kept equal to them).
+    pub(crate) fn voters(&self) -> BTreeSet<Token> {
+        self.seated().map(|m| m.token).collect()
+    }
+}
