@@ -1,1 +1,143 @@
-//! Development chain: revm behind JSON-RPC, loopback only.
+//! Development chain: the real EVM (revm) behind JSON-RPC on a loopback port.
+//!
+//! REAL EVM, NO CONSENSUS. One process decides what the chain is, the ten funded keys are public, and a
+//! journal is its only memory. Good for development, classrooms and tests; never beside real money.
+//! One block per transaction; a question about the newest block makes an empty one when the newest is of
+//! an earlier second. No mining interval, no pool, no tracing, no subscriptions.
+
+mod accounts;
+mod block;
+mod evm;
+mod http;
+mod journal;
+mod ledger;
+mod rpc;
+mod state;
+
+pub use accounts::{DEV_ADDRESSES, DEV_KEYS};
+pub use journal::JournalError;
+
+use http::Shared;
+use ledger::Ledger;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// The chain id that development tools expect.
+pub const DEV_CHAIN_ID: u64 = 31_337;
+
+/// How to run it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to listen; a loopback address. Port 0 takes a free one.
+    pub bind: SocketAddr,
+    /// Where the blocks are kept; none = gone with the process.
+    pub journal: Option<PathBuf>,
+    /// CHAINID, usually [`DEV_CHAIN_ID`].
+    pub chain_id: u64,
+}
+
+/// Why it does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Everybody knows its keys.
+    #[error(
+        "the development chain listens on loopback only, found {found}: its keys are public; use 127.0.0.1"
+    )]
+    NotLoopback {
+        /// What was asked for.
+        found: SocketAddr,
+    },
+    /// Somebody else is there.
+    #[error("cannot listen on {address}: {source}; stop the program that has port {port} or choose another port", port = address.port())]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The old chain cannot be brought back.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Our mistake.
+    #[error("development chain: replaying the journal panicked; this is a bug, please report it")]
+    Replay,
+}
+
+/// A running chain. Dropped, it stops at once; [`Running::stop`] also waits until the journal is free.
+pub struct Running {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+/// Start the chain; it answers when this returns.
+pub async fn serve(settings: Settings) -> Result<Running, ServeError> {
+    let Settings {
+        bind,
+        journal,
+        chain_id,
+    } = settings;
+    if !bind.ip().is_loopback() {
+        return Err(ServeError::NotLoopback { found: bind });
+    }
+    let failed = |source| ServeError::Listen {
+        address: bind,
+        source,
+    };
+    let listener = TcpListener::bind(bind).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let ledger = spawn_blocking(move || Ledger::open(chain_id, journal.as_deref(), now))
+        .await
+        .map_err(|_| ServeError::Replay)??;
+    tracing::info!(
+        "development chain on {address}: chain id {chain_id}, at block {}; real EVM, NO CONSENSUS, public keys: for development only",
+        ledger.head().number
+    );
+    let shared = Arc::new(Shared::new(ledger));
+    let accepting = tokio::spawn(http::accept(listener, Arc::clone(&shared)));
+    Ok(Running {
+        address,
+        shared,
+        accepting,
+    })
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// End all connections, finish the block that is being made, let go of port and journal.
+    pub async fn stop(mut self) {
+        self.accepting.abort();
+        let _ = (&mut self.accepting).await;
+        let shared = Arc::clone(&self.shared);
+        let closed = spawn_blocking(move || {
+            shared
+                .ledger
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .close()
+        })
+        .await;
+        if closed.is_err() {
+            tracing::error!("development chain: closing the journal panicked; this is a bug");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}

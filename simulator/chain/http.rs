@@ -1,0 +1,175 @@
+//! HTTP/1.1 around the chain: bounded bodies, connections, waiting requests and patience.
+//!
+//! The keys here are public and any page in a browser can reach a loopback port, so a request that
+//! names another host or comes from a page (`Origin`) is refused.
+
+use crate::ledger::Ledger;
+use crate::rpc;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+
+/// Longest request body.
+pub const BODY_LEN_MAX: usize = 1 << 20;
+/// Most connections at a time; the next one waits in the listener's queue.
+const CONNECTIONS_MAX: usize = 256;
+/// Most requests that wait for the chain; more are told to come again.
+const PENDING_MAX: usize = 128;
+/// Patience with a client that sends slowly.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What all connections share.
+pub struct Shared {
+    /// The chain, one request at a time.
+    pub ledger: Mutex<Ledger>,
+    pending: Semaphore,
+}
+
+impl Shared {
+    /// Around a chain.
+    pub fn new(ledger: Ledger) -> Self {
+        Self {
+            ledger: Mutex::new(ledger),
+            pending: Semaphore::new(PENDING_MAX),
+        }
+    }
+}
+
+/// Accept until aborted; the connections end with it.
+pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Usually too many open files: let others finish first.
+                tracing::warn!("development chain: cannot accept: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let shared = Arc::clone(&shared);
+        connections.spawn(async move {
+            serve(stream, shared).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(respond(request, shared).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(30))
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("development chain: connection ended: {error}");
+    }
+}
+
+async fn respond(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Full<Bytes>> {
+    if request.headers().contains_key(ORIGIN)
+        || !request.headers().get(HOST).is_some_and(is_loopback)
+    {
+        return text(
+            StatusCode::FORBIDDEN,
+            "development chain: only programs on this machine, not web pages or other host names",
+        );
+    }
+    if request.method() != Method::POST {
+        return text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "development chain: POST JSON-RPC here",
+        );
+    }
+    let Ok(_place) = shared.pending.try_acquire() else {
+        return text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "development chain: too many requests are waiting, try again",
+        );
+    };
+    let body = match timeout(
+        BODY_PATIENCE,
+        Limited::new(request.into_body(), BODY_LEN_MAX).collect(),
+    )
+    .await
+    {
+        Err(_) => {
+            return text(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body did not arrive within 10 s",
+            );
+        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return text(StatusCode::PAYLOAD_TOO_LARGE, "a body has at most 1 MiB");
+        }
+        Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the body broke off"),
+        Ok(Ok(body)) => body.to_bytes(),
+    };
+    let chain = Arc::clone(&shared);
+    // The EVM computes; the runtime's threads must not wait for it.
+    let answer = spawn_blocking(move || {
+        let mut ledger = chain
+            .ledger
+            .lock()
+            .expect("no request panicked inside the chain; after that none is answered");
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        rpc::answer(&mut ledger, now, &body).map(|answer| answer.to_string())
+    });
+    match answer.await {
+        Ok(Some(json)) => {
+            let mut response = Response::new(Full::new(Bytes::from(json)));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Ok(None) => Response::new(Full::default()),
+        Err(_) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "development chain: a bug stopped this request; see its log",
+        ),
+    }
+}
+
+fn is_loopback(host: &HeaderValue) -> bool {
+    let Ok(authority) = hyper::http::uri::Authority::try_from(host.as_bytes()) else {
+        return false;
+    };
+    let name = authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn text(status: StatusCode, why: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(why.as_bytes())));
+    *response.status_mut() = status;
+    response
+}
