@@ -514,8 +514,7 @@ contract DstackMembershipNFT is ISynodMembership, ERC721, Ownable2Step, EIP712 {
         view
         returns (bytes32)
     {
-        return
-            _hashTypedDataV4(keccak256(abi.encode(ADOPTION_TYPEHASH, tokenId, wallet, instanceId, adoptionNumber)));
+        return _hashTypedDataV4(keccak256(abi.encode(ADOPTION_TYPEHASH, tokenId, wallet, instanceId, adoptionNumber)));
     }
 
     /// @inheritdoc ISynodMembership

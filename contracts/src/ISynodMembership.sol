@@ -133,7 +133,9 @@ interface ISynodMembership {
 
     /// Sent by the node's wallet. `ownerSignature` is an EIP-712 Adoption, or empty when the owner
     /// adopted by `adopt` or sends this itself.
-    function register(Registration calldata registration, bytes calldata ownerSignature) external returns (uint64 incarnation);
+    function register(Registration calldata registration, bytes calldata ownerSignature)
+        external
+        returns (uint64 incarnation);
 
     /// Ballots of a majority of the seated, ids strictly ascending. Anyone may send it.
     function elect(
@@ -160,13 +162,22 @@ interface ISynodMembership {
     /// Tokens from..from+limit-1 that exist, ascending; limit <= 100.
     function members(uint256 from, uint256 limit) external view returns (Member[] memory);
     /// (wallet, instance) adopted on chain with the current adoption number; zero when none.
-    function adoptionOf(uint256 tokenId) external view returns (address wallet, address instanceId, uint64 adoptionNumber);
+    function adoptionOf(uint256 tokenId)
+        external
+        view
+        returns (address wallet, address instanceId, uint64 adoptionNumber);
     function kmsRoot() external view returns (address);
     function appAllowed(address appId) external view returns (bool);
     function maxLifetime() external view returns (uint64);
     function deployBlock() external view returns (uint256);
-    function ballotDigest(uint64 term, uint256 candidate, Anchor calldata anchor, uint64 deadline) external view returns (bytes32);
-    function adoptionDigest(uint256 tokenId, address wallet, address instanceId, uint64 adoptionNumber) external view returns (bytes32);
+    function ballotDigest(uint64 term, uint256 candidate, Anchor calldata anchor, uint64 deadline)
+        external
+        view
+        returns (bytes32);
+    function adoptionDigest(uint256 tokenId, address wallet, address instanceId, uint64 adoptionNumber)
+        external
+        view
+        returns (bytes32);
 
     /// The purpose that GetKey must be asked with by this instance.
     function purposeOf(address instanceId) external view returns (string memory);

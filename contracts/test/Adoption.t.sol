@@ -171,8 +171,7 @@ contract AdoptionTest is Cluster {
     }
 
     function notAdopted(Machine memory m, uint64 number) private pure returns (bytes memory) {
-        return abi.encodeWithSelector(
-            ISynodMembership.NotAdopted.selector, m.tokenId, m.wallet.addr, m.instanceId, number
-        );
+        return
+            abi.encodeWithSelector(ISynodMembership.NotAdopted.selector, m.tokenId, m.wallet.addr, m.instanceId, number);
     }
 }

@@ -173,10 +173,7 @@ abstract contract Cluster is Test {
         return ballot(machine, synod.ballotDigest(term, candidate, NO_ANCHOR, deadline()));
     }
 
-    function ballot(Machine memory machine, bytes32 digest)
-        internal
-        returns (ISynodMembership.BallotSignature memory)
-    {
+    function ballot(Machine memory machine, bytes32 digest) internal returns (ISynodMembership.BallotSignature memory) {
         (bytes32 r, bytes32 vs) = vm.signCompact(machine.session, digest);
         return ISynodMembership.BallotSignature(machine.tokenId, r, vs);
     }

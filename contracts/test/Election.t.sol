@@ -31,10 +31,7 @@ contract ElectionTest is Cluster {
     function test_half_of_the_seated_is_no_majority() public {
         registered("node4");
         refuseElection(
-            ballots(pair(m[0], m[1]), 1, 1),
-            1,
-            1,
-            abi.encodeWithSelector(ISynodMembership.BallotsTooFew.selector, 3, 2)
+            ballots(pair(m[0], m[1]), 1, 1), 1, 1, abi.encodeWithSelector(ISynodMembership.BallotsTooFew.selector, 3, 2)
         );
     }
 
@@ -67,9 +64,7 @@ contract ElectionTest is Cluster {
             signed,
             1,
             3,
-            abi.encodeWithSelector(
-                ISynodMembership.BallotSignerWrong.selector, 2, m[1].session.addr, m[2].session.addr
-            )
+            abi.encodeWithSelector(ISynodMembership.BallotSignerWrong.selector, 2, m[1].session.addr, m[2].session.addr)
         );
     }
 
@@ -82,9 +77,7 @@ contract ElectionTest is Cluster {
             signed,
             1,
             3,
-            abi.encodeWithSelector(
-                ISynodMembership.BallotSignerWrong.selector, 2, m[1].session.addr, m[1].wallet.addr
-            )
+            abi.encodeWithSelector(ISynodMembership.BallotSignerWrong.selector, 2, m[1].session.addr, m[1].wallet.addr)
         );
     }
 
@@ -163,9 +156,7 @@ contract ElectionTest is Cluster {
         for (uint256 i = 0; i < deadlines.length; ++i) {
             ISynodMembership.BallotSignature[] memory signed = signedUntil(deadlines[i]);
             vm.expectRevert(
-                abi.encodeWithSelector(
-                    ISynodMembership.DeadlineOutOfRange.selector, time, time + 60, deadlines[i]
-                )
+                abi.encodeWithSelector(ISynodMembership.DeadlineOutOfRange.selector, time, time + 60, deadlines[i])
             );
             synod.elect(1, 3, NO_ANCHOR, deadlines[i], signed);
         }
@@ -183,9 +174,7 @@ contract ElectionTest is Cluster {
     function test_the_first_election_waits_for_the_founders() public {
         synod = deploy(3);
         Machine[] memory two = pair(registered("first"), registered("second"));
-        refuseElection(
-            ballots(two, 1, 2), 1, 2, abi.encodeWithSelector(ISynodMembership.FoundersTooFew.selector, 3, 2)
-        );
+        refuseElection(ballots(two, 1, 2), 1, 2, abi.encodeWithSelector(ISynodMembership.FoundersTooFew.selector, 3, 2));
         registered("third");
         elect(two, 1, 2);
         vm.prank(two[0].wallet.addr);
@@ -193,9 +182,7 @@ contract ElectionTest is Cluster {
         assertEq(synod.office().seatedCount, 2);
         Machine[] memory rest = new Machine[](1);
         rest[0] = two[1];
-        refuseElection(
-            ballots(rest, 2, 2), 2, 2, abi.encodeWithSelector(ISynodMembership.BallotsTooFew.selector, 2, 1)
-        );
+        refuseElection(ballots(rest, 2, 2), 2, 2, abi.encodeWithSelector(ISynodMembership.BallotsTooFew.selector, 2, 1));
     }
 
     function test_a_candidate_is_active_seated_and_not_expired() public {

@@ -188,7 +188,9 @@ contract HistoryTest is Cluster {
         } else if (what == ISynodMembership.Deactivated.selector) {
             uint64 number = abi.decode(data, (uint64));
             token.active = false;
-            if (number != token.adoptionNumber) (token.adoptedWallet, token.adoptedInstance) = (address(0), address(0));
+            if (number != token.adoptionNumber) {
+                (token.adoptedWallet, token.adoptedInstance) = (address(0), address(0));
+            }
             token.adoptionNumber = number;
         } else {
             assertEq(what, ISynodMembership.Registered.selector, "an event that the indexer does not know");

@@ -87,9 +87,7 @@ contract LifeTest is Cluster {
         elect(m, 1, 3);
         address[3] memory others = [m[0].wallet.addr, m[2].holder.addr, governance];
         for (uint256 i = 0; i < others.length; ++i) {
-            vm.expectRevert(
-                abi.encodeWithSelector(ISynodMembership.NotLeader.selector, 3, m[2].wallet.addr, others[i])
-            );
+            vm.expectRevert(abi.encodeWithSelector(ISynodMembership.NotLeader.selector, 3, m[2].wallet.addr, others[i]));
             vm.prank(others[i]);
             synod.seat(just(1));
         }

@@ -84,12 +84,9 @@ contract RegistrationTest is Cluster {
     function test_an_attackers_app_key_with_a_seen_kms_signature_is_refused_C1() public {
         Vm.Wallet memory attacker = vm.createWallet("attacker");
         ISynodMembership.Registration memory bad = good;
-        bad.appSignature =
-            appSignature(attacker, purpose(block.chainid, address(synod), node.instanceId), node.wallet);
+        bad.appSignature = appSignature(attacker, purpose(block.chainid, address(synod), node.instanceId), node.wallet);
         refuse(
-            bad,
-            node.wallet.addr,
-            abi.encodeWithSelector(KeyChain.AppKeyNotLinked.selector, app.addr, attacker.addr)
+            bad, node.wallet.addr, abi.encodeWithSelector(KeyChain.AppKeyNotLinked.selector, app.addr, attacker.addr)
         );
         bad.appKey = raw(attacker);
         vm.expectPartialRevert(KeyChain.KmsRootForeign.selector);
@@ -100,9 +97,7 @@ contract RegistrationTest is Cluster {
         Vm.Wallet memory foreign = vm.createWallet("foreign kms");
         ISynodMembership.Registration memory bad = good;
         bad.kmsSignature = kmsSignature(foreign, APP_ID, app);
-        refuse(
-            bad, node.wallet.addr, abi.encodeWithSelector(KeyChain.KmsRootForeign.selector, kms.addr, foreign.addr)
-        );
+        refuse(bad, node.wallet.addr, abi.encodeWithSelector(KeyChain.KmsRootForeign.selector, kms.addr, foreign.addr));
     }
 
     function test_an_app_key_issued_for_another_app_is_refused() public {
@@ -136,9 +131,7 @@ contract RegistrationTest is Cluster {
         for (uint256 i = 0; i < ids.length; ++i) {
             ISynodMembership.Registration memory bad = good;
             bad.appSignature[64] = bytes1(ids[i]);
-            refuse(
-                bad, node.wallet.addr, abi.encodeWithSelector(KeyChain.SignatureRecoveryIdUnknown.selector, ids[i])
-            );
+            refuse(bad, node.wallet.addr, abi.encodeWithSelector(KeyChain.SignatureRecoveryIdUnknown.selector, ids[i]));
         }
     }
 
@@ -166,8 +159,7 @@ contract RegistrationTest is Cluster {
     function test_signatures_of_wrong_length_are_refused() public {
         bytes[4] memory lengths = [new bytes(0), new bytes(1), new bytes(64), new bytes(66)];
         for (uint256 i = 0; i < lengths.length; ++i) {
-            bytes memory why =
-                abi.encodeWithSelector(KeyChain.SignatureLengthWrong.selector, 65, lengths[i].length);
+            bytes memory why = abi.encodeWithSelector(KeyChain.SignatureLengthWrong.selector, 65, lengths[i].length);
             ISynodMembership.Registration memory bad = good;
             bad.appSignature = lengths[i];
             refuse(bad, node.wallet.addr, why);
@@ -217,7 +209,9 @@ contract RegistrationTest is Cluster {
             ISynodMembership.Registration memory bad = good;
             bad.sessionKey = abi.encode(points[i]);
             refuse(
-                bad, node.wallet.addr, abi.encodeWithSelector(KeyChain.KeyNotOnCurve.selector, points[i][0], points[i][1])
+                bad,
+                node.wallet.addr,
+                abi.encodeWithSelector(KeyChain.KeyNotOnCurve.selector, points[i][0], points[i][1])
             );
         }
         ISynodMembership.Registration memory reduced = good;
@@ -242,9 +236,7 @@ contract RegistrationTest is Cluster {
     function test_an_endpoint_may_have_256_bytes_and_no_more_C14() public {
         ISynodMembership.Registration memory bad = good;
         bad.endpoint = string(new bytes(257));
-        refuse(
-            bad, node.wallet.addr, abi.encodeWithSelector(ISynodMembership.EndpointTooLong.selector, 256, 257)
-        );
+        refuse(bad, node.wallet.addr, abi.encodeWithSelector(ISynodMembership.EndpointTooLong.selector, 256, 257));
         bad.endpoint = string(new bytes(256));
         assertEq(send(node.wallet.addr, bad, ""), 1);
     }
