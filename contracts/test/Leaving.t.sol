@@ -61,6 +61,20 @@ contract LeavingTest is Cluster {
         assertGone(3, 2);
     }
 
+    function test_a_second_token_in_a_wallet_comes_and_goes_without_touching_the_first_C4_C5_H7() public {
+        address holder = m[2].holder.addr;
+        vm.prank(m[0].holder.addr);
+        synod.transferFrom(m[0].holder.addr, holder, 1); // a gift
+        assertTrue(synod.memberOf(3).seated);
+        assertEq(synod.office().leader, 3);
+        vm.prank(holder);
+        synod.transferFrom(holder, stranger, 1);
+        assertTrue(synod.memberOf(3).seated);
+        vm.prank(holder);
+        synod.deactivate(3);
+        assertFalse(synod.memberOf(3).active);
+    }
+
     function test_owner_governance_and_node_deactivate_at_once_H16() public {
         uint256 start = vm.snapshotState();
         address[3] memory entitled = [m[2].holder.addr, governance, m[2].wallet.addr];
