@@ -1,0 +1,110 @@
+//! `synod node N`: one node in this process, until a signal.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use std::io::Write;
+use std::time::Duration;
+use synod_node::{Config, SOURCES, Said};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+/// After the second signal, or this long after the first, the process ends whatever is still running.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+
+pub(crate) fn command() -> Command {
+    let command = Command::new("node")
+        .about("One node: register, elect, replicate, serve")
+        .arg(Arg::new("print-config").long("print-config").action(ArgAction::SetTrue).help("Show each value and where it comes from, then stop"))
+        .arg(Arg::new("supervised-by").long("supervised-by").value_name("PID").hide(true));
+    SOURCES.iter().fold(command, |command, (name, variable, default)| {
+        let origin = match default {
+            Some("") | None => format!("[env {variable}]"),
+            Some(default) => format!("[env {variable}, default {default}]"),
+        };
+        let arg = Arg::new(*name).value_name("VALUE").help(format!("{} {origin}", help(name)));
+        command.arg(if *name == "token" { arg.index(1).value_name("N") } else { arg.long(*name) })
+    })
+}
+
+fn help(name: &str) -> &'static str {
+    match name {
+        "token" => "Token id of the NFT that this node runs under",
+        "rpc" => "JSON-RPC endpoint of the chain, http://",
+        "contract" => "Address of the membership contract",
+        "chain-id" => "Chain id, compared with what the endpoint says",
+        "data-dir" => "Directory for log and salt; one node, one directory",
+        "dstack-socket" => "Socket of the guest agent; empty = the standard paths",
+        "agent-wait" => "Seconds that the guest agent may take to appear",
+        "host" => "Address on which other members reach this node (link and frames)",
+        "http-host" => "Loopback address of the API",
+        "http-names" => "Further names that Host may carry, by commas",
+        "http-port" => "Port of the API; empty = 8080 + N",
+        "link-port" => "TCP port of the link; empty = the UDP port's number",
+        "udp-port" => "Port of unicast frames; empty = base + N",
+        "udp-port-base" => "Base of unicast ports",
+        "multicast-group" => "Multicast group of discovery and heartbeats",
+        "multicast-port" => "Its port",
+        "interface" => "Address of the interface that carries the group",
+        "profile" => "Timing profile: lan (sub-second) or seed (the prototype's)",
+        "heartbeat-interval" => "Seconds between heartbeats",
+        "heartbeat-timeout" => "Seconds of silence until SUSPECTED; FAILED at twice that",
+        "election-timeout" => "Seconds to wait for OK; COORDINATOR after twice that",
+        "multicast-retries" => "Copies of JOIN and COORDINATOR",
+        "log-level" => "Filter of the log: error, warn, info, debug, trace",
+        _ => "",
+    }
+}
+
+pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
+    if let Some(pid) = args.get_one::<String>("supervised-by") {
+        die_with(pid)?;
+    }
+    let said = SOURCES.iter().filter_map(|(name, _, _)| Some((*name, args.get_one::<String>(name)?.clone())));
+    let config = Config::resolve(&Said(said.collect()), &|name| std::env::var(name).ok())?;
+    if args.get_flag("print-config") {
+        return print(&config);
+    }
+    let filter = EnvFilter::try_new(&config.log_level)
+        .map_err(|why| anyhow::anyhow!("log level {:?}: {why}; use error, warn, info, debug or trace", config.log_level))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
+    let ended = runtime.block_on(async {
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(signals(stop));
+        synod_node::run(config, stopped).await
+    });
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    Ok(ended?)
+}
+
+async fn signals(stop: watch::Sender<bool>) {
+    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        tracing::error!("signals cannot be handled on this system; only kill -9 will stop this node");
+        return;
+    };
+    let mut next = async || tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} };
+    next().await;
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    tokio::select! { () = next() => {}, () = tokio::time::sleep(STOP_WITHIN) => {} }
+    tracing::warn!("still not stopped: ending the process");
+    std::process::exit(crate::EXIT_REFUSED.into());
+}
+
+/// A child of `synod up` does not outlive it, not even after kill -9.
+fn die_with(pid: &str) -> anyhow::Result<()> {
+    let parent = pid.parse().ok().and_then(Pid::from_raw);
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    // it may have died between the fork and the line above
+    anyhow::ensure!(parent.is_some() && getppid() == parent, "the supervisor {pid} is gone");
+    Ok(())
+}
+
+fn print(config: &Config) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for (name, value, origin) in &config.origins {
+        writeln!(out, "{name:<20} {value:<46} {origin}")?;
+    }
+    Ok(())
+}
