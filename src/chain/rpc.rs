@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Longest answer: a page of 100 members takes about 0.2 MB.
 pub const ANSWER_LEN_MAX: usize = 4 << 20;
+/// A kept connection is given up before the other side (usually 30 s and more) gives it up.
+const IDLE_MAX: Duration = Duration::from_secs(15);
 /// Longest text of theirs that we repeat.
 const WORDS_LEN_MAX: usize = 300;
 
@@ -75,6 +77,7 @@ impl Rpc {
         let client = Client::builder()
             .timeout(timeout)
             .connect_timeout(timeout)
+            .pool_idle_timeout(IDLE_MAX)
             .no_proxy()
             .redirect(redirect::Policy::none());
         let client = client

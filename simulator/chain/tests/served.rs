@@ -1,5 +1,7 @@
 //! The chain as a client sees it: over HTTP, with alloy where alloy helps and by hand where it hides things.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on should stop where it stands
+
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
 use alloy::eips::Encodable2718 as _;
 use alloy::primitives::{Address, B256, Bytes, TxKind, U256, hex};

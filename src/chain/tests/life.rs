@@ -301,16 +301,36 @@ async fn one_wallet_sends_many_transactions_at_once_and_none_is_lost() {
     let running = devchain(None).await;
     let chain = deploy(&url(&running), &Kms::new()).await;
     let owner = dev(0);
-    let names: Vec<String> = (0..8).map(|index| format!("node{index}")).collect();
+    let holder = dev(1).address();
     let (a, b, c, d) = tokio::join!(
-        operator::mint(&chain, &owner, dev(1).address(), &names[0]),
-        operator::mint(&chain, &owner, dev(2).address(), &names[1]),
-        operator::mint(&chain, &owner, dev(3).address(), &names[2]),
-        operator::mint(&chain, &owner, dev(4).address(), &names[3]),
+        operator::mint(&chain, &owner, holder, "a"),
+        operator::mint(&chain, &owner, holder, "b"),
+        operator::mint(&chain, &owner, holder, "c"),
+        operator::mint(&chain, &owner, holder, "d"),
     );
     let mut tokens = [a, b, c, d].map(|token| token.unwrap().0);
     tokens.sort_unstable();
     assert_eq!(tokens, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn the_dearest_registration_costs_less_than_the_bound() {
+    let running = devchain(None).await;
+    let kms = Kms::new();
+    let chain = deploy(&url(&running), &kms).await;
+    let node = &adopted(&chain).await[0];
+    let expires_at = chain.head().await.unwrap().time + 3_600;
+    let mut registration = kms.registration(&chain, node, expires_at);
+    registration.endpoint = "e".repeat(256);
+    let bound = chain.registration_cost_wei().await.unwrap();
+    chain.register(&node.wallet, &registration).await.unwrap();
+    let paid = FIRST_GAS - chain.balance_wei(node.wallet.address()).await.unwrap();
+    // the wallet must hold limit x max fee: a quarter more gas at twice the base fee
+    let needed = paid / 4 * 5 * 2;
+    assert!(
+        needed <= bound && needed * 2 > bound,
+        "paid {paid}, needed {needed}, bound {bound}"
+    );
 }
 
 // ---------------------------------------------------------------- the independent reference

@@ -61,7 +61,7 @@ pub fn address(key: &SigningKey) -> Address {
 fn sign(key: &SigningKey, message: &[u8]) -> [u8; 65] {
     let digest: [u8; 32] = Keccak256::digest(message).into();
     let (signature, parity) = key.sign_prehash_recoverable(&digest).unwrap();
-    [signature.to_bytes().as_slice(), &[parity.to_byte()]]
+    [&signature.to_bytes()[..], &[parity.to_byte()]]
         .concat()
         .try_into()
         .unwrap()
