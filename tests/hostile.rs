@@ -104,7 +104,7 @@ async fn votes_and_appends_of_a_node_that_the_contract_did_not_elect_are_refused
         liar.engine.seek().await.ok();
         for id in [1, 2] {
             let status = world.status(id).await?;
-            ensure!(at(&status, "gate_refusals", "not elected") > 0, "node {id}: {}", status["gate_refusals"]);
+            ensure!(at(&status, "gate_refusals", "not_elected") > 0, "node {id}: {}", status["gate_refusals"]);
         }
         Ok(())
     })

@@ -18,6 +18,11 @@ impl Clock {
         u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// The instant at which it showed 0.
+    pub fn epoch(&self) -> Instant {
+        self.0
+    }
+
     /// The tokio instant at which this clock shows `ms`.
     pub fn at(&self, ms: u64) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.0 + std::time::Duration::from_millis(ms))

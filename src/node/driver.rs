@@ -168,7 +168,13 @@ impl Driver {
             }
         }
         self.book.follow(&view);
-        self.gate.update(|standing| standing.confirm_roster(view.roster_hash()));
+        let roster = view.roster_hash();
+        self.gate.update(|standing| {
+            // `Gate::update` keeps the newest of them
+            if standing.confirmed_rosters.back() != Some(&roster) {
+                standing.confirmed_rosters.push_back(roster);
+            }
+        });
         self.view = view.clone();
         let now = self.clock.now_ms();
         self.cluster.handle(now, Event::Chain(view));

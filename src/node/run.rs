@@ -67,7 +67,7 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Node
     let disk = Disk::open(&config.data_dir, config.cluster(), config.token).map_err(BootError::from)?;
     let doors = open_doors(&config).await?;
     let board = Arc::new(Board::default());
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::default());
     let backend = Arc::new(NodeBackend::new(Arc::clone(&config), Arc::clone(&board), Arc::clone(&metrics)));
     let serving = tokio::spawn(http::serve(doors.http, backend.clone(), config.http_names.clone(), stopped(stop.clone())));
 
@@ -155,7 +155,7 @@ async fn live(
     let Parts { config, disk, links: listener, udp, board, metrics, clock } = parts;
     let book = Arc::new(Book::default());
     book.follow(&membership.view);
-    let gate = Arc::new(Gate::new(config.token));
+    let gate = Arc::new(Gate::since(config.token, clock.epoch()));
     if membership.restarted {
         gate.update(|standing| standing.mute = synod_counter::Mute::Muted);
     }
@@ -183,6 +183,7 @@ async fn live(
     let wallet = Arc::clone(&identity.wallet);
     let errands = Errands::new(Arc::clone(&config), membership.incarnation, chain, wallet, engine.clone(), report_sender);
     let datagrams = udp.receive();
+    metrics.follow_udp(Arc::clone(&udp));
     let driver = Driver {
         cluster: Cluster::new(config.timing.clone(), speaker(&config, &identity, &membership), clock.now_ms()),
         sealer: Sealer::new(config.cluster(), config.token, membership.incarnation),

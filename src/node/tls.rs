@@ -24,6 +24,7 @@ use synod_wire::Hash;
 pub const ALPN: &[u8] = b"synod/1";
 
 /// This boot's certificate and key. No `Debug`: it holds the key.
+#[derive(Clone)]
 pub struct TlsIdentity {
     key: Arc<CertifiedKey>,
     spki: Hash,
