@@ -346,6 +346,54 @@ async fn info_quote_and_log_tell_one_story() {
 }
 
 #[tokio::test]
+async fn the_appraisal_finds_live_evidence_simulated_and_its_committed_testdata_unchanged() {
+    use synod_attest::{Evidence, Expected, Policy, Simulator, Verdict, appraise};
+    let guests = Guests::start(1).await;
+    let body = format!(r#"{{"report_data":"{}"}}"#, "42".repeat(64));
+    let quote = guests.post(0, "/GetQuote", &body).await.json();
+    let expected = Expected {
+        report_data: [0x42; 64],
+        compose_hashes: vec![guests.world.compose_hash()],
+        app_id: Some(guests.world.app_id()),
+        instance_id: guests.world.instance_id(&instance_seed(&SEED, 1)),
+        key_provider: None,
+    };
+    let bytes = bytes(&quote["quote"]);
+    let log = quote["event_log"].as_str().unwrap();
+    let evidence = Evidence {
+        quote: &bytes,
+        event_log: log,
+        compose: DEVELOPMENT_COMPOSE,
+    };
+    let root = Sha256::digest(guests.world.quote_root()).into();
+    let verdict = appraise(
+        &evidence,
+        &expected,
+        &Policy {
+            simulator: Simulator::Root(root),
+        },
+    );
+    assert!(
+        matches!(verdict, Verdict::Simulated { root: found, .. } if found == root),
+        "{verdict}"
+    );
+    let verdict = appraise(
+        &evidence,
+        &expected,
+        &Policy {
+            simulator: Simulator::Refused,
+        },
+    );
+    assert!(matches!(verdict, Verdict::Refused { .. }), "{verdict}");
+
+    let committed: Value =
+        serde_json::from_str(include_str!("../../src/attest/testdata/simulated.json")).unwrap();
+    assert_eq!(committed["quote"], quote["quote"]);
+    assert_eq!(committed["event_log"], quote["event_log"]);
+    assert_eq!(committed["app_compose"], DEVELOPMENT_COMPOSE);
+}
+
+#[tokio::test]
 async fn a_compose_text_without_instance_id_gives_an_empty_one() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::new(
