@@ -1,0 +1,77 @@
+//! The HTTP API of a node: the prototype's routes and fields, fields added. Loopback only until there is a
+//! token for writers; a browser page of somebody else gets nothing (`guard`). Every error is an RFC 9457
+//! body that keeps the prototype's `error` field.
+
+mod counter;
+mod guard;
+mod health;
+mod increment;
+mod log;
+mod members;
+mod metrics;
+pub mod problem;
+mod server;
+mod status;
+pub mod types;
+
+pub use increment::{IncrementRefused, LeaderHint};
+pub use server::serve;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use futures_util::future::BoxFuture;
+use problem::Problem;
+use std::sync::Arc;
+
+/// What the API shows; everything but `increment` answers from what this node has at hand.
+pub trait Backend: Send + Sync + 'static {
+    /// The whole state.
+    fn status(&self) -> types::Status;
+    /// Who is a member.
+    fn members(&self) -> types::Members;
+    /// The counter, as applied here.
+    fn counter(&self) -> types::Counter;
+    /// Applied increments from position `from` on (0, or the `next` of the page before), `limit` at most.
+    fn log(&self, from: u64, limit: u32) -> types::LogPage;
+    /// Add one; the future ends when the entry is applied, or is refused.
+    fn increment(&self) -> BoxFuture<'static, Result<types::Incremented, IncrementRefused>>;
+    /// Prometheus text.
+    fn metrics(&self) -> String;
+}
+
+type Shared = Arc<dyn Backend>;
+
+/// The API on one screen.
+fn routes(backend: Shared, guard: guard::Guard) -> Router {
+    Router::new()
+        .route("/status", get(status::show))
+        .route("/counter", get(counter::show))
+        .route("/increment", post(increment::add))
+        .route("/members", get(members::show))
+        .route("/log", get(log::page))
+        .route("/health", get(health::show))
+        .route("/metrics", get(metrics::show))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn_with_state(Arc::new(guard), guard::check))
+        .with_state(backend)
+}
+
+async fn unknown(uri: axum::http::Uri) -> Problem {
+    let path: String = uri.path().chars().take(80).collect();
+    Problem::new(StatusCode::NOT_FOUND, "No such route")
+        .detail(format!("{path:?} is not a route; there are {ROUTES}"))
+}
+
+async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
+    let path: String = uri.path().chars().take(80).collect();
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Wrong method")
+        .detail(format!("{path} does not take {method}; there are {ROUTES}"))
+}
+
+const ROUTES: &str = "GET /status /counter /members /log /health /metrics and POST /increment";
+
+#[cfg(test)]
+#[path = "tests/http.rs"]
+mod tests;
