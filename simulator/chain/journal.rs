@@ -170,6 +170,12 @@ impl Journal {
         ))
     }
 
+    /// From now on every write fails, as on a full disk.
+    #[cfg(test)]
+    pub fn break_for_test(&mut self) {
+        self.file = File::open(&self.path).expect("the journal was just written");
+    }
+
     /// Append a block. One with a transaction is on the disk when this returns.
     pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
         let failed = |source| JournalError::Io {

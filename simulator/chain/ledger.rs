@@ -13,10 +13,9 @@ use crate::journal::{Journal, JournalError, Opened, RAW_LEN_MAX, Record};
 use crate::state::{State, View};
 use alloy::eips::Decodable2718 as _;
 use alloy::primitives::{Address, B256, Bytes};
-use alloy::rpc::types::TransactionRequest;
 use alloy_consensus::transaction::{Recovered, SignerRecoverable as _};
 use alloy_consensus::{Transaction as _, TxEnvelope};
-use revm::context::result::{ExecutionResult, InvalidTransaction, Output, ResultAndState};
+use revm::context::result::{InvalidTransaction, ResultAndState};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -289,73 +288,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// `eth_call`: run it at block `at` and forget it.
-    pub fn call(&self, request: &TransactionRequest, at: u64) -> Result<Bytes, Refused> {
-        let time = self.block(at).map_or(0, |block| block.time);
-        let place = Place {
-            chain_id: self.chain_id,
-            number: at,
-            time,
-        };
-        outcome(self.ask(request, at, place, evm::gas_cap(request))?).map(|(output, _)| output)
-    }
-
-    /// `eth_estimateGas`: the least limit with which it succeeds in the next block.
-    pub fn estimate(&self, request: &TransactionRequest, now: u64) -> Result<u64, Refused> {
-        let head = self.head();
-        let place = Place {
-            chain_id: self.chain_id,
-            number: head.number + 1,
-            time: now.max(head.time),
-        };
-        let run = |gas| self.ask(request, head.number, place, gas).and_then(outcome);
-        let mut enough = evm::gas_cap(request);
-        let (_, used) = run(enough)?;
-        // `used` is after refunds, and code may look at what is left: so search.
-        let mut too_little = used.saturating_sub(1);
-        let guess = used + used / 32 + 2_300;
-        if guess < enough && run(guess).is_ok() {
-            enough = guess;
-        }
-        while too_little + 1 < enough {
-            let middle = too_little + (enough - too_little) / 2;
-            if run(middle).is_ok() {
-                enough = middle
-            } else {
-                too_little = middle
-            }
-        }
-        Ok(enough)
-    }
-
-    fn ask(
-        &self,
-        request: &TransactionRequest,
-        at: u64,
-        place: Place,
-        gas: u64,
-    ) -> Result<ExecutionResult, Refused> {
-        let answer = evm::ask(self.view(at)?, place, request, gas);
-        answer
-            .map(|answer| answer.result)
-            .map_err(|invalid| Refused::Transaction(format!("cannot be executed: {invalid}")))
-    }
-
     /// Stop writing and let go of the file.
     pub fn close(&mut self) {
         self.journal = None;
-    }
-}
-
-fn outcome(result: ExecutionResult) -> Result<(Bytes, u64), Refused> {
-    let used = result.tx_gas_used();
-    match result {
-        ExecutionResult::Success {
-            output: Output::Call(bytes) | Output::Create(bytes, _),
-            ..
-        } => Ok((bytes, used)),
-        ExecutionResult::Revert { output, .. } => Err(Refused::Reverted(output)),
-        ExecutionResult::Halt { reason, .. } => Err(Refused::Halted(format!("{reason:?}"))),
     }
 }
 
@@ -393,5 +328,48 @@ fn explain(invalid: &Invalid, tx: &Recovered<TxEnvelope>) -> String {
             )
         }
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_whose_replay_gives_another_hash_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let (mut journal, _) = Journal::open(&path, 31_337, 1_000).unwrap();
+        let record = Record {
+            number: 1,
+            time: 1_001,
+            hash: B256::repeat_byte(1),
+            raw: Vec::new(),
+        };
+        journal.append(&record).unwrap();
+        drop(journal);
+        let error = Ledger::open(31_337, Some(&path), 2_000).err().unwrap();
+        assert!(matches!(error, JournalError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("expected hash"), "{error}");
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_written_has_not_happened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut ledger = Ledger::open(31_337, Some(&path), 1_000).unwrap();
+        ledger.refresh(1_001).unwrap();
+        assert_eq!(ledger.head().number, 1);
+        ledger.journal.as_mut().unwrap().break_for_test();
+        assert!(matches!(ledger.refresh(1_002), Err(Refused::Journal(_))));
+        assert_eq!(ledger.head().number, 1);
+        drop(ledger);
+        assert_eq!(
+            Ledger::open(31_337, Some(&path), 9_999)
+                .unwrap()
+                .head()
+                .number,
+            1
+        );
     }
 }

@@ -6,6 +6,7 @@
 //! an earlier second. No mining interval, no pool, no tracing, no subscriptions.
 
 mod accounts;
+mod ask;
 mod block;
 mod evm;
 mod http;

@@ -10,6 +10,7 @@ mod act;
 mod convert;
 mod elections;
 mod error;
+mod facts;
 #[cfg(feature = "operator")]
 pub mod operator;
 mod read;
@@ -19,5 +20,6 @@ mod wallet;
 pub use act::{Registered, Registration, Sent};
 pub use elections::ElectionRecord;
 pub use error::ChainError;
-pub use read::{Chain, ChainSettings, TokenState};
+pub use facts::TokenState;
+pub use read::{Chain, ChainSettings};
 pub use wallet::Wallet;

@@ -194,9 +194,13 @@ async fn a_contract_runs_logs_reverts_and_is_read_at_an_earlier_block() {
             .unwrap()
             .is_empty()
     );
+    revert_and_estimate(&chain, contract).await;
+}
 
+async fn revert_and_estimate(chain: &Running, contract: Address) {
+    let client = client(chain);
     let request = json!({ "to": contract, "data": "0x" });
-    let answer = ask(&chain, "eth_call", json!([request, "latest"])).await;
+    let answer = ask(chain, "eth_call", json!([request, "latest"])).await;
     assert_eq!(
         (&answer["error"]["code"], &answer["error"]["data"]),
         (&json!(3), &json!("0xdead"))

@@ -9,7 +9,10 @@ use alloy::primitives::{Bytes, TxKind, hex};
 use alloy::providers::{Provider as _, RootProvider};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
-use common::{Kms, Node, adopted, deploy, dev, devchain, key, settings, uncompressed, url};
+use common::{
+    Kms, Node, adopted, deploy, dev, devchain, key, registered, settings, uncompressed, url,
+};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use synod_chain::{Chain, ChainError, ChainSettings, Wallet, operator};
 use synod_devchain::{DEV_CHAIN_ID, DEV_KEYS};
@@ -397,4 +400,91 @@ async fn the_vectors_that_solidity_tests_hold_here_too() {
             .unwrap(),
         text("/purpose/text")
     );
+}
+
+/// Passes requests on; before the first one that contains `word` it does `deed`.
+async fn meddler(
+    to: String,
+    word: &'static str,
+    deed: impl Future<Output = ()> + Send + 'static,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let deed = Arc::new(tokio::sync::Mutex::new(Some(Box::pin(deed))));
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (to, deed) = (to.clone(), Arc::clone(&deed));
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                let body = loop {
+                    assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+                    let text = String::from_utf8_lossy(&request);
+                    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                        continue;
+                    };
+                    let head = head.to_lowercase();
+                    let len = head
+                        .split("content-length: ")
+                        .nth(1)
+                        .unwrap()
+                        .lines()
+                        .next()
+                        .unwrap();
+                    if body.len() == len.parse::<usize>().unwrap() {
+                        break body.to_owned();
+                    }
+                };
+                let mut deed = deed.lock().await;
+                if body.contains(word)
+                    && let Some(deed) = deed.take()
+                {
+                    deed.await;
+                }
+                drop(deed);
+                let client = reqwest::Client::builder().no_proxy().build().unwrap();
+                let answer = client
+                    .post(to)
+                    .body(body)
+                    .send()
+                    .await
+                    .unwrap()
+                    .text()
+                    .await
+                    .unwrap();
+                stream.write_all(&http(&answer).unwrap()).await.unwrap();
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_view_is_of_the_block_that_it_names_even_when_the_chain_moves_meanwhile() {
+    let running = devchain(None).await;
+    let kms = Kms::new();
+    let chain = deploy(&url(&running), &kms).await;
+    let nodes = registered(&chain, &kms).await;
+    let direct = chain.clone();
+    let leave = async move {
+        direct
+            .deactivate(&nodes[0].wallet, nodes[0].token)
+            .await
+            .unwrap();
+    };
+    // the word of `members(from, limit)`; nothing before the view asks for it
+    let through = meddler(url(&running), "0x01fc20e2", leave).await;
+    let through = Chain::connect(&settings(&through, chain.domain().contract))
+        .await
+        .unwrap();
+    let view = through.view().await.unwrap();
+    assert_eq!(
+        (view.seated_count, view.members.len()),
+        (3, 3),
+        "as it was at block {}",
+        view.block.number
+    );
+    let later = through.view().await.unwrap();
+    assert_eq!((later.seated_count, later.members.len()), (2, 2));
+    assert!(later.block.number > view.block.number);
 }
