@@ -54,7 +54,10 @@ fn routes(backend: Shared, guard: guard::Guard) -> Router {
         .route("/metrics", get(metrics::show))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(axum::middleware::from_fn_with_state(Arc::new(guard), guard::check))
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::new(guard),
+            guard::check,
+        ))
         .with_state(backend)
 }
 
@@ -73,5 +76,4 @@ async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> Probl
 const ROUTES: &str = "GET /status /counter /members /log /health /metrics and POST /increment";
 
 #[cfg(test)]
-#[path = "tests/http.rs"]
 mod tests;

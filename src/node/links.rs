@@ -89,7 +89,9 @@ pub trait LinkService: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The port.
-    #[error("cannot listen for links on {address}: {why}; another process (perhaps a second copy of this node) has the port: stop it, or choose with --link-port")]
+    #[error(
+        "cannot listen for links on {address}: {why}; another process (perhaps a second copy of this node) has the port: stop it, or choose with --link-port"
+    )]
     Bind {
         /// Which.
         address: SocketAddr,
@@ -217,7 +219,12 @@ impl Links {
     }
 
     /// Ask a member; dials when there is no link.
-    pub async fn call(&self, to: Token, request: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, LinkError> {
+    pub async fn call(
+        &self,
+        to: Token,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, LinkError> {
         let asked = async {
             let pipe = dial::link(&self.0, to).await?;
             pipe.request(request).await
@@ -227,18 +234,31 @@ impl Links {
             Err(_) => {
                 dial::missed(&self.0, to);
                 let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
-                Err(LinkError::Deadline { token: to, deadline_ms })
+                Err(LinkError::Deadline {
+                    token: to,
+                    deadline_ms,
+                })
             }
         }
     }
 
     /// Send a frame where UDP does not go. Success says that it was queued, not that it arrived.
-    pub async fn frame(&self, to: Token, frame: Vec<u8>, deadline: Duration) -> Result<(), LinkError> {
+    pub async fn frame(
+        &self,
+        to: Token,
+        frame: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<(), LinkError> {
         let sent = async { dial::link(&self.0, to).await?.frame(frame).await };
-        tokio::time::timeout(deadline, sent).await.unwrap_or_else(|_| {
-            let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
-            Err(LinkError::Deadline { token: to, deadline_ms })
-        })
+        tokio::time::timeout(deadline, sent)
+            .await
+            .unwrap_or_else(|_| {
+                let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+                Err(LinkError::Deadline {
+                    token: to,
+                    deadline_ms,
+                })
+            })
     }
 
     /// Counts since the start.
@@ -270,8 +290,12 @@ impl Shared {
     }
 
     fn prune(&self) {
-        let ended: Vec<_> =
-            self.lock_pipes().iter().filter(|pipe| !self.is_current(pipe.peer())).map(Arc::clone).collect();
+        let ended: Vec<_> = self
+            .lock_pipes()
+            .iter()
+            .filter(|pipe| !self.is_current(pipe.peer()))
+            .map(Arc::clone)
+            .collect();
         ended.iter().for_each(|pipe| pipe.close(ENDED_INCARNATION));
         let members = |token: &Token| self.book.session(*token).is_some();
         lock(&self.slots).retain(|token, _| members(token));
@@ -280,7 +304,10 @@ impl Shared {
 
     /// The key that this incarnation's verified hello named.
     fn pin(&self, peer: LinkPeer) -> Option<Hash> {
-        lock(&self.pins).get(&peer.token).filter(|(i, _)| *i == peer.incarnation).map(|(_, pin)| *pin)
+        lock(&self.pins)
+            .get(&peer.token)
+            .filter(|(i, _)| *i == peer.incarnation)
+            .map(|(_, pin)| *pin)
     }
 
     fn learn_pin(&self, peer: LinkPeer, spki: Hash) {
@@ -304,5 +331,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-#[path = "tests/links.rs"]
 mod tests;

@@ -139,7 +139,10 @@ impl Metrics {
 impl Numbers {
     fn counted(&self) -> Counted {
         let named = |map: &Mutex<BTreeMap<&'static str, u64>>| {
-            lock(map).iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
+            lock(map)
+                .iter()
+                .map(|(reason, n)| ((*reason).to_owned(), *n))
+                .collect()
         };
         Counted {
             sent: self.sent.read(),
@@ -162,7 +165,10 @@ impl PerKind {
     }
 
     fn read(&self) -> BTreeMap<String, u64> {
-        let all = Kind::ALL.iter().zip(&self.0).map(|(k, n)| (k.name().to_owned(), n.load(Ordering::Relaxed)));
+        let all = Kind::ALL
+            .iter()
+            .zip(&self.0)
+            .map(|(k, n)| (k.name().to_owned(), n.load(Ordering::Relaxed)));
         all.filter(|(_, n)| *n > 0).collect()
     }
 }
@@ -186,41 +192,137 @@ impl fmt::Debug for Numbers {
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let now = self.counted();
-        let mut family = |name, help, label, values: &BTreeMap<String, u64>| by(&mut encoder, name, help, label, values);
-        let links: BTreeMap<_, _> = now.links.refused.iter().map(|(r, n)| ((*r).to_owned(), *n)).collect();
+        let mut family = |name, help, label, values: &BTreeMap<String, u64>| {
+            by(&mut encoder, name, help, label, values)
+        };
+        let links: BTreeMap<_, _> = now
+            .links
+            .refused
+            .iter()
+            .map(|(r, n)| ((*r).to_owned(), *n))
+            .collect();
         family("frames_sent", "Frames sent", "kind", &now.sent)?;
-        family("frames_received", "Frames that verified", "kind", &now.received)?;
-        family("frames_refused", "Datagrams that were not read", "reason", &now.refused)?;
-        family("gate_refusals", "Refusals by this node's own gates", "reason", &now.gate_refusals)?;
-        family("links_refused", "Handshakes and link messages refused", "reason", &links)?;
+        family(
+            "frames_received",
+            "Frames that verified",
+            "kind",
+            &now.received,
+        )?;
+        family(
+            "frames_refused",
+            "Datagrams that were not read",
+            "reason",
+            &now.refused,
+        )?;
+        family(
+            "gate_refusals",
+            "Refusals by this node's own gates",
+            "reason",
+            &now.gate_refusals,
+        )?;
+        family(
+            "links_refused",
+            "Handshakes and link messages refused",
+            "reason",
+            &links,
+        )?;
         for (name, help, value) in [
-            ("links_accepted", "Links accepted with both hellos verified", now.links.accepted),
-            ("links_dialled", "Links dialled with both hellos verified", now.links.dialled),
-            ("link_bytes_in", "Bytes of link messages read", now.links.bytes_in),
-            ("link_bytes_out", "Bytes of link messages written", now.links.bytes_out),
-            ("datagrams_received", "Datagrams handed to the driver", now.udp.received),
-            ("datagrams_dropped", "Datagrams dropped because the queue was full", now.udp.dropped),
+            (
+                "links_accepted",
+                "Links accepted with both hellos verified",
+                now.links.accepted,
+            ),
+            (
+                "links_dialled",
+                "Links dialled with both hellos verified",
+                now.links.dialled,
+            ),
+            (
+                "link_bytes_in",
+                "Bytes of link messages read",
+                now.links.bytes_in,
+            ),
+            (
+                "link_bytes_out",
+                "Bytes of link messages written",
+                now.links.bytes_out,
+            ),
+            (
+                "datagrams_received",
+                "Datagrams handed to the driver",
+                now.udp.received,
+            ),
+            (
+                "datagrams_dropped",
+                "Datagrams dropped because the queue was full",
+                now.udp.dropped,
+            ),
             ("datagrams_sent", "Datagrams sent", now.udp.sent),
-            ("datagram_receive_errors", "Errors while receiving datagrams", now.udp.receive_errors),
-            ("datagram_send_errors", "Errors while sending datagrams", now.udp.send_errors),
-            ("engine_timer_elections", "Elections that the engine began unasked", now.shown.unasked_elections),
+            (
+                "datagram_receive_errors",
+                "Errors while receiving datagrams",
+                now.udp.receive_errors,
+            ),
+            (
+                "datagram_send_errors",
+                "Errors while sending datagrams",
+                now.udp.send_errors,
+            ),
+            (
+                "engine_timer_elections",
+                "Elections that the engine began unasked",
+                now.shown.unasked_elections,
+            ),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter_type())?)?;
         }
         for (name, help, value) in [
             ("links_open", "Links open now", now.links.open),
-            ("counter_value", "The counter as applied here", now.shown.counter_value),
+            (
+                "counter_value",
+                "The counter as applied here",
+                now.shown.counter_value,
+            ),
             ("term", "Election term of the contract", now.shown.term),
-            ("is_leader", "1 while this node is the leader in office", now.shown.is_leader.into()),
-            ("muted", "1 while this node may not vote, sign or answer reads", now.shown.muted.into()),
-            ("members", "Active members in the contract", now.shown.members),
-            ("chain_block", "Newest block of the chain as read here", now.shown.chain_block),
-            ("chain_reachable", "1 while the chain answers", now.shown.chain_reachable.into()),
-            ("applied_index", "Last log index applied", now.shown.applied_index),
+            (
+                "is_leader",
+                "1 while this node is the leader in office",
+                now.shown.is_leader.into(),
+            ),
+            (
+                "muted",
+                "1 while this node may not vote, sign or answer reads",
+                now.shown.muted.into(),
+            ),
+            (
+                "members",
+                "Active members in the contract",
+                now.shown.members,
+            ),
+            (
+                "chain_block",
+                "Newest block of the chain as read here",
+                now.shown.chain_block,
+            ),
+            (
+                "chain_reachable",
+                "1 while the chain answers",
+                now.shown.chain_reachable.into(),
+            ),
+            (
+                "applied_index",
+                "Last log index applied",
+                now.shown.applied_index,
+            ),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            gauge.encode(encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?)?;
+            gauge.encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                prometheus_client::metrics::MetricType::Gauge,
+            )?)?;
         }
         Ok(())
     }
@@ -276,7 +378,10 @@ mod tests {
             "synod_is_leader 0",
             "# EOF",
         ] {
-            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
         }
     }
 }

@@ -38,7 +38,9 @@ pub struct TlsFault(String);
 
 /// Another key than the one that this member's verified hello named.
 #[derive(Debug, thiserror::Error)]
-#[error("certificate key differs from the one of this member's verified hello: expected {expected}, found {found}")]
+#[error(
+    "certificate key differs from the one of this member's verified hello: expected {expected}, found {found}"
+)]
 pub struct PinDiffers {
     /// SHA-256 of the SubjectPublicKeyInfo seen before, in the same incarnation.
     pub expected: Hash,
@@ -50,7 +52,8 @@ impl TlsIdentity {
     /// A fresh key, a fresh certificate.
     pub fn generate() -> Result<Self, TlsFault> {
         let fault = |why: &dyn std::fmt::Display| TlsFault(why.to_string());
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| fault(&e))?;
+        let pair =
+            rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| fault(&e))?;
         let certificate = rcgen::CertificateParams::new(Vec::new())
             .and_then(|params| params.self_signed(&pair))
             .map_err(|e| fault(&e))?;
@@ -64,7 +67,11 @@ impl TlsIdentity {
         let signer = rustls::crypto::ring::sign::any_ecdsa_type(&secret)?;
         let spki = spki_hash(&certificate)?;
         let key = Arc::new(CertifiedKey::new(vec![certificate], signer));
-        Ok(Self { key, spki, provider })
+        Ok(Self {
+            key,
+            spki,
+            provider,
+        })
     }
 
     /// SHA-256 of our SubjectPublicKeyInfo (DER); goes into every hello.
@@ -100,7 +107,10 @@ impl TlsIdentity {
     }
 
     fn holder(&self, pin: Option<Hash>) -> Holder {
-        Holder { algorithms: self.provider.signature_verification_algorithms, pin }
+        Holder {
+            algorithms: self.provider.signature_verification_algorithms,
+            pin,
+        }
     }
 }
 
@@ -153,7 +163,8 @@ impl ServerCertVerifier for Holder {
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check(end_entity).map(|()| ServerCertVerified::assertion())
+        self.check(end_entity)
+            .map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -190,7 +201,8 @@ impl ClientCertVerifier for Holder {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(end_entity).map(|()| ClientCertVerified::assertion())
+        self.check(end_entity)
+            .map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

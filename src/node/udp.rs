@@ -114,24 +114,40 @@ impl Udp {
         })?;
         let counts = Arc::default();
         let (receiving, loops) = (AtomicBool::new(false), Mutex::default());
-        Ok(Self { settings, group: Arc::new(group), unicast: Arc::new(unicast), counts, receiving, loops })
+        Ok(Self {
+            settings,
+            group: Arc::new(group),
+            unicast: Arc::new(unicast),
+            counts,
+            receiving,
+            loops,
+        })
     }
 
     /// Start receiving. Once per `Udp`: two readers would each see half.
     pub fn receive(&self) -> mpsc::Receiver<Datagram> {
-        assert!(!self.receiving.swap(true, Ordering::SeqCst), "the datagrams have one reader");
+        assert!(
+            !self.receiving.swap(true, Ordering::SeqCst),
+            "the datagrams have one reader"
+        );
         let (queue, driver) = mpsc::channel(QUEUE_LEN_MAX);
         let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
         for (socket, via) in [(&self.group, Via::Multicast), (&self.unicast, Via::Unicast)] {
             let (socket, counts) = (Arc::clone(socket), Arc::clone(&self.counts));
-            loops.push(tokio::spawn(receive_loop(socket, via, queue.clone(), counts)));
+            loops.push(tokio::spawn(receive_loop(
+                socket,
+                via,
+                queue.clone(),
+                counts,
+            )));
         }
         driver
     }
 
     /// To the group; our own copy comes back too.
     pub async fn send_all(&self, frame: &[u8]) {
-        self.send_to(SocketAddr::V4(self.settings.group), frame).await;
+        self.send_to(SocketAddr::V4(self.settings.group), frame)
+            .await;
     }
 
     /// To one address.
@@ -174,7 +190,12 @@ fn count(n: &AtomicU64) {
     n.fetch_add(1, Ordering::Relaxed);
 }
 
-async fn receive_loop(socket: Arc<UdpSocket>, via: Via, queue: mpsc::Sender<Datagram>, counts: Arc<Counts>) {
+async fn receive_loop(
+    socket: Arc<UdpSocket>,
+    via: Via,
+    queue: mpsc::Sender<Datagram>,
+    counts: Arc<Counts>,
+) {
     let mut buffer = [0; FRAME_LEN_MAX + 1];
     loop {
         match socket.recv_from(&mut buffer).await {
@@ -221,5 +242,4 @@ fn tokio_socket(socket: Socket) -> io::Result<UdpSocket> {
 }
 
 #[cfg(test)]
-#[path = "tests/udp.rs"]
 mod tests;

@@ -50,11 +50,14 @@ pub(super) async fn add(
     query: Result<Query<types::IncrementQuery>, QueryRejection>,
 ) -> Result<Json<types::Incremented>, Problem> {
     let Query(query) = query.map_err(|why| {
-        Problem::new(StatusCode::BAD_REQUEST, "Bad query").detail(format!("expected no parameters, found {}", why.body_text()))
+        Problem::new(StatusCode::BAD_REQUEST, "Bad query")
+            .detail(format!("expected no parameters, found {}", why.body_text()))
     })?;
     if query.forward == Some(true) {
-        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "Forwarding is not implemented")
-            .detail("ask without forward=true; a follower's 403 names the leader's address"));
+        return Err(
+            Problem::new(StatusCode::NOT_IMPLEMENTED, "Forwarding is not implemented")
+                .detail("ask without forward=true; a follower's 403 names the leader's address"),
+        );
     }
     backend.increment().await.map(Json).map_err(Problem::from)
 }
@@ -64,21 +67,37 @@ impl From<IncrementRefused> for Problem {
         match refused {
             IncrementRefused::NotLeader { leader } => {
                 let detail = match &leader {
-                    Some(LeaderHint { token, url: Some(url), .. }) => format!("the leader is token {token} at {url}; ask there"),
-                    Some(LeaderHint { token, url: None, .. }) => format!("the leader is token {token}; ask it"),
+                    Some(LeaderHint {
+                        token,
+                        url: Some(url),
+                        ..
+                    }) => format!("the leader is token {token} at {url}; ask there"),
+                    Some(LeaderHint {
+                        token, url: None, ..
+                    }) => format!("the leader is token {token}; ask it"),
                     None => "the office is vacant; try again after the election".to_owned(),
                 };
-                Self::new(StatusCode::FORBIDDEN, ONLY_LEADER).detail(detail).with("leader", hint(leader))
+                Self::new(StatusCode::FORBIDDEN, ONLY_LEADER)
+                    .detail(detail)
+                    .with("leader", hint(leader))
             }
             IncrementRefused::Unavailable { why, retry_after_s } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "Not now").detail(why).retry_after(retry_after_s)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "Not now")
+                    .detail(why)
+                    .retry_after(retry_after_s)
             }
-            IncrementRefused::Unknown { why } => Self::new(StatusCode::GATEWAY_TIMEOUT, "Outcome unknown")
-                .detail(format!("{why}; it may still be added: look at /log before you try again")),
+            IncrementRefused::Unknown { why } => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "Outcome unknown").detail(format!(
+                    "{why}; it may still be added: look at /log before you try again"
+                ))
+            }
         }
     }
 }
 
 fn hint(leader: Option<LeaderHint>) -> Value {
-    leader.map_or(Value::Null, |l| json!({ "token_id": l.token, "wallet_address": l.wallet, "url": l.url }))
+    leader.map_or(
+        Value::Null,
+        |l| json!({ "token_id": l.token, "wallet_address": l.wallet, "url": l.url }),
+    )
 }

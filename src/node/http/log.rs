@@ -15,8 +15,9 @@ pub(super) async fn page(
     query: Result<Query<types::LogQuery>, QueryRejection>,
 ) -> Result<Json<types::LogPage>, Problem> {
     let bad = |found: String| {
-        Problem::new(StatusCode::BAD_REQUEST, "Bad query")
-            .detail(format!("expected from=0… and limit=1…{LIMIT_MAX}, found {found}"))
+        Problem::new(StatusCode::BAD_REQUEST, "Bad query").detail(format!(
+            "expected from=0… and limit=1…{LIMIT_MAX}, found {found}"
+        ))
     };
     let Query(query) = query.map_err(|why| bad(why.body_text()))?;
     let limit = query.limit.unwrap_or(LIMIT_MAX);

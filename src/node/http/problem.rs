@@ -21,7 +21,11 @@ impl Problem {
             ("status".to_owned(), Value::from(status.as_u16())),
             ("error".to_owned(), Value::from(title)),
         ]);
-        Self { status, fields, retry_after_s: None }
+        Self {
+            status,
+            fields,
+            retry_after_s: None,
+        }
     }
 
     /// What was expected, what was found, what to do.
@@ -48,7 +52,9 @@ impl IntoResponse for Problem {
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (self.status, kind, body).into_response();
         if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -31,7 +31,10 @@ pub async fn serve(
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     // the configuration has refused everything else
-    assert!(address.ip().is_loopback(), "the API has no passwords and listens on loopback only, not on {address}");
+    assert!(
+        address.ip().is_loopback(),
+        "the API has no passwords and listens on loopback only, not on {address}"
+    );
     let router = routes(backend, guard::Guard::new(allowed_names));
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let stop = watch::Sender::new(false);
@@ -43,11 +46,18 @@ pub async fn serve(
     stop.send_replace(true);
     let all = u32::try_from(CONNECTIONS_MAX).expect("a small constant");
     // whoever is still talking after this is cut off
-    tokio::time::timeout(STOP_MAX, places.acquire_many(all)).await.ok();
+    tokio::time::timeout(STOP_MAX, places.acquire_many(all))
+        .await
+        .ok();
     Ok(())
 }
 
-async fn accept_loop(listener: &TcpListener, router: &Router, places: &Arc<Semaphore>, stop: &watch::Sender<bool>) {
+async fn accept_loop(
+    listener: &TcpListener,
+    router: &Router,
+    places: &Arc<Semaphore>,
+    stop: &watch::Sender<bool>,
+) {
     while let Ok(place) = Arc::clone(places).acquire_owned().await {
         match listener.accept().await {
             Ok((tcp, _)) => {
@@ -81,7 +91,9 @@ async fn talk(tcp: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(STOP_MAX, connection).await.unwrap_or(Ok(()))
+            tokio::time::timeout(STOP_MAX, connection)
+                .await
+                .unwrap_or(Ok(()))
         }
     };
     if let Err(why) = ended {

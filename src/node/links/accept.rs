@@ -3,8 +3,8 @@
 use super::pipe::{Pipe, Side};
 use super::stats::Counts;
 use super::{
-    HANDSHAKE_MAX, HANDSHAKES_MAX, INCOMING_PER_PEER_MAX, LinkError, LinkPeer, LinkService, LinkSettings, Links,
-    PRUNE_EVERY, PeerBook, Shared, handshake,
+    HANDSHAKE_MAX, HANDSHAKES_MAX, INCOMING_PER_PEER_MAX, LinkError, LinkPeer, LinkService,
+    LinkSettings, Links, PRUNE_EVERY, PeerBook, Shared, handshake,
 };
 use crate::tls::TlsIdentity;
 use std::net::SocketAddr;
@@ -27,13 +27,19 @@ pub struct LinkListener(TcpListener);
 impl LinkListener {
     pub(super) fn bind(address: SocketAddr) -> Result<Self, LinkError> {
         let listen = || {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            let socket = if address.is_ipv4() {
+                TcpSocket::new_v4()?
+            } else {
+                TcpSocket::new_v6()?
+            };
             // for a quick restart; a port that somebody listens on stays refused
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
             socket.listen(BACKLOG)
         };
-        listen().map(Self).map_err(|why| LinkError::Bind { address, why })
+        listen()
+            .map(Self)
+            .map_err(|why| LinkError::Bind { address, why })
     }
 
     /// With the real port, when 0 was asked for.
@@ -88,7 +94,9 @@ async fn accept_loop(listener: TcpListener, acceptor: TlsAcceptor, shared: Weak<
     let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         let accepted = listener.accept().await;
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
         let (tcp, from) = match accepted {
             Ok(accepted) => accepted,
             Err(why) => {
@@ -115,7 +123,10 @@ async fn greet(shared: &Arc<Shared>, acceptor: &TlsAcceptor, tcp: TcpStream, fro
         return;
     }
     let greeting = handshake::accept(shared, acceptor, tcp);
-    match tokio::time::timeout(HANDSHAKE_MAX, greeting).await.unwrap_or(Err(handshake::Refusal::Slow)) {
+    match tokio::time::timeout(HANDSHAKE_MAX, greeting)
+        .await
+        .unwrap_or(Err(handshake::Refusal::Slow))
+    {
         Ok((stream, peer)) => {
             shared.counts.accepted.fetch_add(1, Ordering::Relaxed);
             make_room(shared, peer);
@@ -131,8 +142,13 @@ async fn greet(shared: &Arc<Shared>, acceptor: &TlsAcceptor, tcp: TcpStream, fro
 /// The newest incoming links of a member win.
 fn make_room(shared: &Shared, peer: LinkPeer) {
     let pipes = shared.lock_pipes();
-    let of_peer: Vec<_> =
-        pipes.iter().filter(|p| p.side() == Side::Acceptor && p.peer().token == peer.token).collect();
+    let of_peer: Vec<_> = pipes
+        .iter()
+        .filter(|p| p.side() == Side::Acceptor && p.peer().token == peer.token)
+        .collect();
     let excess = (of_peer.len() + 1).saturating_sub(INCOMING_PER_PEER_MAX);
-    of_peer.iter().take(excess).for_each(|pipe| pipe.close("a newer link of this member took its place"));
+    of_peer
+        .iter()
+        .take(excess)
+        .for_each(|pipe| pipe.close("a newer link of this member took its place"));
 }

@@ -49,10 +49,13 @@ impl Session {
         if connection.alpn_protocol() != Some(tls::ALPN) {
             return Err(Refusal::Tls("the other side does not speak synod/1".into()));
         }
-        let shown: Option<&CertificateDer<'_>> = connection.peer_certificates().and_then(<[_]>::first);
+        let shown: Option<&CertificateDer<'_>> =
+            connection.peer_certificates().and_then(<[_]>::first);
         let certificate = shown.ok_or_else(|| Refusal::Tls("no certificate".into()))?;
         let spki = tls::spki_hash(certificate).map_err(tls)?;
-        let exporter = connection.export_keying_material([0; 32], EXPORTER_LABEL, None).map_err(tls)?;
+        let exporter = connection
+            .export_keying_material([0; 32], EXPORTER_LABEL, None)
+            .map_err(tls)?;
         Ok(Self { spki, exporter })
     }
 
@@ -87,14 +90,23 @@ pub(super) async fn dial(
     to: LinkPeer,
     tcp: TcpStream,
 ) -> Result<(TlsStream<TcpStream>, LinkPeer), Refusal> {
-    let config = shared.tls.dialling(shared.pin(to)).map_err(|e| Refusal::Tls(e.to_string()))?;
+    let config = shared
+        .tls
+        .dialling(shared.pin(to))
+        .map_err(|e| Refusal::Tls(e.to_string()))?;
     // never sent (SNI is off) and never compared: rustls wants some name
     let name = ServerName::try_from("synod.invalid").map_err(|e| Refusal::Tls(e.to_string()))?;
-    let mut stream = TlsConnector::from(config).connect(name, tcp).await.map_err(tls_refusal)?;
+    let mut stream = TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .map_err(tls_refusal)?;
     let session = Session::of(stream.get_ref().1)?;
-    stream.write_all(&session.hello(shared, to.token)).await.map_err(tls_refusal)?;
+    stream
+        .write_all(&session.hello(shared, to.token))
+        .await
+        .map_err(tls_refusal)?;
     stream.flush().await.map_err(tls_refusal)?;
-    let said = read_hello(&mut stream).await?;
+    let said = read_reply(&mut stream).await?;
     let peer = open(shared, &session, Some(to.token), &said)?;
     Ok((stream.into(), peer))
 }
@@ -113,7 +125,10 @@ pub(super) async fn accept(
     };
     match greeted {
         Ok(peer) => {
-            stream.write_all(&session.hello(shared, peer.token)).await.map_err(gone)?;
+            stream
+                .write_all(&session.hello(shared, peer.token))
+                .await
+                .map_err(gone)?;
             stream.flush().await.map_err(gone)?;
             Ok((stream.into(), peer))
         }
@@ -124,26 +139,51 @@ pub(super) async fn accept(
     }
 }
 
-fn open(shared: &Shared, session: &Session, dialled: Option<Token>, said: &[u8]) -> Result<LinkPeer, Refusal> {
+fn open(
+    shared: &Shared,
+    session: &Session,
+    dialled: Option<Token>,
+    said: &[u8],
+) -> Result<LinkPeer, Refusal> {
     let hello = Hello::open(said, &session.expect(shared, dialled), shared.book.as_ref())?;
-    let peer = LinkPeer { token: hello.from(), incarnation: hello.incarnation() };
+    let peer = LinkPeer {
+        token: hello.from(),
+        incarnation: hello.incarnation(),
+    };
     if let Some(expected) = shared.pin(peer).filter(|pin| *pin != session.spki) {
-        return Err(Refusal::Pin(PinDiffers { expected, found: session.spki }));
+        return Err(Refusal::Pin(PinDiffers {
+            expected,
+            found: session.spki,
+        }));
     }
     shared.learn_pin(peer, session.spki);
     Ok(peer)
 }
 
-async fn read_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<[u8; HELLO_LEN], Refusal> {
-    let mut said = [0; HELLO_LEN];
+/// What the acceptor says: its hello, or why it refused ours.
+async fn read_reply<S: AsyncRead + Unpin>(stream: &mut S) -> Result<[u8; HELLO_LEN], Refusal> {
     let first = stream.read_u8().await.map_err(tls_refusal)?;
     if first == REFUSED_FIRST {
         let number = stream.read_u8().await.map_err(tls_refusal)?;
         return Err(Refusal::There(stats::reason(number)));
     }
+    read_rest(first, stream).await
+}
+
+/// What a dialler says, and nothing else.
+async fn read_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<[u8; HELLO_LEN], Refusal> {
+    let first = stream.read_u8().await.map_err(tls_refusal)?;
+    read_rest(first, stream).await
+}
+
+async fn read_rest<S: AsyncRead + Unpin>(
+    first: u8,
+    stream: &mut S,
+) -> Result<[u8; HELLO_LEN], Refusal> {
     if first != HELLO_FIRST {
         return Err(HelloRefused::NotAHello.into());
     }
+    let mut said = [0; HELLO_LEN];
     let (head, rest) = said.split_at_mut(1);
     head.fill(first);
     stream.read_exact(rest).await.map_err(tls_refusal)?;
@@ -152,7 +192,11 @@ async fn read_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<[u8; HELLO_L
 
 async fn tell<S: AsyncWrite + Unpin>(stream: &mut S, why: &Refusal) {
     // they are refused either way; that they hear the reason is a courtesy
-    if stream.write_all(&[REFUSED_FIRST, stats::number(why.label())]).await.is_ok() {
+    if stream
+        .write_all(&[REFUSED_FIRST, stats::number(why.label())])
+        .await
+        .is_ok()
+    {
         stream.shutdown().await.ok();
     }
 }
@@ -164,10 +208,16 @@ fn gone(why: io::Error) -> Refusal {
 /// tokio-rustls wraps what rustls says into an I/O error; the pin's expected and found are inside.
 fn tls_refusal(why: io::Error) -> Refusal {
     use rustls::{CertificateError, Error};
-    match why.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+    match why
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>())
+    {
         Some(Error::InvalidCertificate(CertificateError::Other(other))) => {
             match other.0.downcast_ref::<PinDiffers>() {
-                Some(pin) => Refusal::Pin(PinDiffers { expected: pin.expected, found: pin.found }),
+                Some(pin) => Refusal::Pin(PinDiffers {
+                    expected: pin.expected,
+                    found: pin.found,
+                }),
                 None => Refusal::Tls(other.to_string()),
             }
         }
@@ -180,4 +230,3 @@ fn tls_refusal(why: io::Error) -> Refusal {
 pub(super) fn acceptor(shared: &Shared) -> Result<TlsAcceptor, tls::TlsFault> {
     shared.tls.accepting().map(TlsAcceptor::from)
 }
-

@@ -3,7 +3,9 @@
 //! a length over the limit or an ended incarnation ends the link: a member that speaks out of turn is not
 //! served half.
 
-use super::{BODY_LEN_MAX, ENDED_INCARNATION, IDLE_MAX, IN_FLIGHT_MAX, LinkError, LinkPeer, Shared, lock};
+use super::{
+    BODY_LEN_MAX, ENDED_INCARNATION, IDLE_MAX, IN_FLIGHT_MAX, LinkError, LinkPeer, Shared, lock,
+};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +36,9 @@ pub(super) enum Kind {
 
 impl Kind {
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Request, Self::Answer, Self::Frame].into_iter().find(|kind| *kind as u8 == number)
+        [Self::Request, Self::Answer, Self::Frame]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
     }
 }
 
@@ -158,12 +162,20 @@ impl Pipe {
         if self.end.borrow().is_some() {
             return Err(self.ended_error());
         }
-        self.out.send(Message { kind, id, body }).await.map_err(|_| self.ended_error())
+        self.out
+            .send(Message { kind, id, body })
+            .await
+            .map_err(|_| self.ended_error())
     }
 
     fn ended_error(&self) -> LinkError {
-        let why = self.end().unwrap_or_else(|| "its tasks have stopped".to_owned());
-        LinkError::Ended { token: self.peer.token, why }
+        let why = self
+            .end()
+            .unwrap_or_else(|| "its tasks have stopped".to_owned());
+        LinkError::Ended {
+            token: self.peer.token,
+            why,
+        }
     }
 
     /// A call ran into its deadline: is the peer gone, or only slow?
@@ -173,7 +185,11 @@ impl Pipe {
         }
     }
 
-    async fn read_all<R: AsyncRead + Unpin>(self: &Arc<Self>, shared: &Arc<Shared>, mut read: R) -> String {
+    async fn read_all<R: AsyncRead + Unpin>(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        mut read: R,
+    ) -> String {
         let answering = Arc::new(Semaphore::new(ANSWERING_MAX));
         loop {
             let message = match read_message(&mut read).await {
@@ -185,7 +201,10 @@ impl Pipe {
                     return fault.to_string();
                 }
             };
-            shared.counts.bytes_in.fetch_add((HEADER_LEN + message.body.len()) as u64, Ordering::Relaxed);
+            shared
+                .counts
+                .bytes_in
+                .fetch_add((HEADER_LEN + message.body.len()) as u64, Ordering::Relaxed);
             if !shared.is_current(self.peer) {
                 shared.counts.refuse("ended_incarnation");
                 return ENDED_INCARNATION.to_owned();
@@ -226,7 +245,12 @@ impl Pipe {
         }
     }
 
-    async fn write_all<W>(&self, shared: &Shared, mut write: W, mut queue: mpsc::Receiver<Message>) -> String
+    async fn write_all<W>(
+        &self,
+        shared: &Shared,
+        mut write: W,
+        mut queue: mpsc::Receiver<Message>,
+    ) -> String
     where
         W: AsyncWrite + Unpin,
     {
@@ -237,7 +261,10 @@ impl Pipe {
                 write.flush().await
             };
             match tokio::time::timeout(MESSAGE_MAX, sending).await {
-                Ok(Ok(())) => shared.counts.bytes_out.fetch_add(bytes.len() as u64, Ordering::Relaxed),
+                Ok(Ok(())) => shared
+                    .counts
+                    .bytes_out
+                    .fetch_add(bytes.len() as u64, Ordering::Relaxed),
                 Ok(Err(why)) => return format!("not sent: {why}"),
                 Err(_) => return "the peer takes nothing".to_owned(),
             };
@@ -300,7 +327,9 @@ async fn read_message<R: AsyncRead + Unpin>(read: &mut R) -> Result<Message, Fau
         Ok(Err(why)) => return Err(Fault::Lost(why)),
         Err(_) => return Err(Fault::Idle),
     };
-    tokio::time::timeout(MESSAGE_MAX, read_rest(first, read)).await.unwrap_or(Err(Fault::Slow))
+    tokio::time::timeout(MESSAGE_MAX, read_rest(first, read))
+        .await
+        .unwrap_or(Err(Fault::Slow))
 }
 
 async fn read_rest<R: AsyncRead + Unpin>(first: u8, read: &mut R) -> Result<Message, Fault> {
@@ -316,7 +345,11 @@ async fn read_rest<R: AsyncRead + Unpin>(first: u8, read: &mut R) -> Result<Mess
     let kind = Kind::from_number(number).ok_or(Fault::Kind(number))?;
     // grows with what arrives, not with what was announced
     let mut body = Vec::new();
-    let read_len = read.take(len as u64).read_to_end(&mut body).await.map_err(Fault::Lost)?;
+    let read_len = read
+        .take(len as u64)
+        .read_to_end(&mut body)
+        .await
+        .map_err(Fault::Lost)?;
     if read_len != len {
         return Err(Fault::Closed);
     }

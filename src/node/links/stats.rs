@@ -63,7 +63,10 @@ impl Counts {
 
     pub(super) fn read(&self, open: usize) -> LinkStats {
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let refused = REASONS.iter().zip(&self.refused).map(|(reason, n)| (*reason, of(n)));
+        let refused = REASONS
+            .iter()
+            .zip(&self.refused)
+            .map(|(reason, n)| (*reason, of(n)));
         LinkStats {
             open: open as u64,
             accepted: of(&self.accepted),
