@@ -139,6 +139,13 @@ impl Journal {
             file.write_all(&head)
                 .and_then(|()| file.sync_all())
                 .map_err(failed)?;
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(failed)?;
             let journal = Self {
                 file,
                 path: path.to_owned(),

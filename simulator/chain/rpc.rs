@@ -172,13 +172,13 @@ fn perform(
         ),
         "eth_getLogs" => logs(ledger, now, &params.at(0, "filter")?),
         "eth_call" => {
-            let request: TransactionRequest = params.at(0, "request")?;
+            let request = params.request()?;
             let at = existing(ledger, now, params.or(1, "block", BlockId::latest())?)?;
             params.no_overrides(2)?;
             shown(ledger.call(&request, at)?)
         }
         "eth_estimateGas" => {
-            let request: TransactionRequest = params.at(0, "request")?;
+            let request = params.request()?;
             params.no_overrides(2)?;
             shown(U64::from(ledger.estimate(&request, now)?))
         }
@@ -223,6 +223,16 @@ impl Params<'_> {
             None | Some(Value::Null) => Ok(default),
             Some(_) => self.at(index, name),
         }
+    }
+
+    fn request(&self) -> Result<TransactionRequest, Fault> {
+        let request: TransactionRequest = self.at(0, "request")?;
+        if request.authorization_list.is_some() || request.blob_versioned_hashes.is_some() {
+            return Err(Fault::params(
+                "blobs and authorization lists are not supported here",
+            ));
+        }
+        Ok(request)
     }
 
     fn no_overrides(&self, index: usize) -> Result<(), Fault> {

@@ -286,6 +286,56 @@ async fn the_newest_block_is_never_older_than_a_second_and_no_two_are_made_in_on
 }
 
 #[tokio::test]
+async fn hostile_parameters_are_answered_with_an_error_and_break_nothing() {
+    let chain = start(None).await;
+    let methods = [
+        "eth_getBalance",
+        "eth_getTransactionCount",
+        "eth_getCode",
+        "eth_feeHistory",
+        "eth_getBlockByNumber",
+        "eth_getBlockByHash",
+        "eth_getTransactionReceipt",
+        "eth_getTransactionByHash",
+        "eth_getLogs",
+        "eth_call",
+        "eth_estimateGas",
+        "eth_sendRawTransaction",
+    ];
+    let top = "0xffffffffffffffff";
+    let word = format!("0x{}", "ff".repeat(32));
+    let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
+    let everything = json!({ "to": dev(1), "value": word, "gas": top, "data": "0xff", "accessList": [{ "address": dev(1), "storageKeys": [] }] });
+    let values = [
+        json!([]),
+        json!([null]),
+        json!([top, top, top]),
+        json!([word, word]),
+        json!(["0x", "0x"]),
+        json!([dev(1), top]),
+        json!([deep]),
+        json!([{}]),
+        json!([everything, top]),
+        json!([everything]),
+        json!([{ "fromBlock": top, "toBlock": "0x0" }]),
+        json!([{ "fromBlock": "0x0", "toBlock": top, "topics": [[], null, [], null, []] }]),
+        json!([top, "latest", [1e308, -1.0]]),
+        json!({ "a": 1 }),
+    ];
+    for method in methods {
+        for value in &values {
+            let answer = ask(&chain, method, value.clone()).await;
+            let answered = answer["error"]["message"].is_string() || answer.get("result").is_some();
+            assert!(answered, "{method} {value}: {answer}");
+        }
+    }
+    assert_eq!(
+        ask(&chain, "eth_chainId", json!([])).await["result"],
+        "0x7a69"
+    );
+}
+
+#[tokio::test]
 async fn batches_are_answered_in_order_and_too_long_ones_refused() {
     let chain = start(None).await;
     let one =

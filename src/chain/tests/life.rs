@@ -360,13 +360,16 @@ fn anvil() -> Option<Anvil> {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-    let listening = lines
-        .map_while(Result::ok)
-        .find_map(|line| line.strip_prefix("Listening on ").map(str::to_owned));
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let listening = lines.find_map(|line| line.strip_prefix("Listening on ").map(str::to_owned));
+    // It logs each call: somebody must read that, or it stops when the pipe is full.
+    std::thread::spawn(move || lines.for_each(drop));
+    let address = listening.expect("anvil prints where it listens");
     Some(Anvil {
         child,
-        url: format!("http://{}", listening.unwrap()),
+        url: format!("http://{address}"),
     })
 }
 
