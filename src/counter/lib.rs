@@ -1,1 +1,29 @@
-//! The replicated log: engine fence, store, state machine, gate.
+//! The replicated log: a fence around the Raft engine. Engine inside, plain types outside.
+//!
+//! `entry` and `state` say what is written and what it means; `gate` says who may speak to the engine at
+//! all; `engine` is what the node holds. Nobody outside this crate sees openraft.
+
+mod answer;
+mod disk;
+mod engine;
+mod entry;
+mod gate;
+mod machine;
+mod network;
+mod raft;
+mod request;
+mod state;
+mod store;
+mod view;
+
+#[cfg(test)]
+mod suite;
+
+pub use disk::OpenError;
+pub use engine::{Committed, Engine, EngineError, ProposeError, Settings};
+pub use entry::{BadEntry, Body, ENTRY_LEN_MAX, Entry, MemberKey};
+pub use gate::{Gate, Head, Kind, Mute, Now, Peer, Promise, Refusal, Standing, judge};
+pub use network::{Courier, CourierError};
+pub use request::REQUEST_LEN_MAX;
+pub use state::{Alarm, AlarmKind, MembersRecord, Operation, Outcome, State, TermRecord};
+pub use view::{Role, View};
