@@ -5,6 +5,7 @@ use crate::links::{LinkStats, Links};
 use crate::udp::{Udp, UdpStats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -192,144 +193,148 @@ impl fmt::Debug for Numbers {
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let now = self.counted();
-        let mut family = |name, help, label, values: &BTreeMap<String, u64>| {
-            by(&mut encoder, name, help, label, values)
-        };
-        let links: BTreeMap<_, _> = now
-            .links
-            .refused
-            .iter()
-            .map(|(r, n)| ((*r).to_owned(), *n))
-            .collect();
-        family("frames_sent", "Frames sent", "kind", &now.sent)?;
-        family(
-            "frames_received",
-            "Frames that verified",
-            "kind",
-            &now.received,
-        )?;
-        family(
-            "frames_refused",
-            "Datagrams that were not read",
-            "reason",
-            &now.refused,
-        )?;
-        family(
-            "gate_refusals",
-            "Refusals by this node's own gates",
-            "reason",
-            &now.gate_refusals,
-        )?;
-        family(
-            "links_refused",
-            "Handshakes and link messages refused",
-            "reason",
-            &links,
-        )?;
-        for (name, help, value) in [
-            (
-                "links_accepted",
-                "Links accepted with both hellos verified",
-                now.links.accepted,
-            ),
-            (
-                "links_dialled",
-                "Links dialled with both hellos verified",
-                now.links.dialled,
-            ),
-            (
-                "link_bytes_in",
-                "Bytes of link messages read",
-                now.links.bytes_in,
-            ),
-            (
-                "link_bytes_out",
-                "Bytes of link messages written",
-                now.links.bytes_out,
-            ),
-            (
-                "datagrams_received",
-                "Datagrams handed to the driver",
-                now.udp.received,
-            ),
-            (
-                "datagrams_dropped",
-                "Datagrams dropped because the queue was full",
-                now.udp.dropped,
-            ),
-            ("datagrams_sent", "Datagrams sent", now.udp.sent),
-            (
-                "datagram_receive_errors",
-                "Errors while receiving datagrams",
-                now.udp.receive_errors,
-            ),
-            (
-                "datagram_send_errors",
-                "Errors while sending datagrams",
-                now.udp.send_errors,
-            ),
-            (
-                "engine_timer_elections",
-                "Elections that the engine began unasked",
-                now.shown.unasked_elections,
-            ),
-        ] {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter_type())?)?;
+        for (name, help, label, values) in now.families() {
+            by(&mut encoder, name, help, label, &values)?;
         }
-        for (name, help, value) in [
-            ("links_open", "Links open now", now.links.open),
-            (
-                "counter_value",
-                "The counter as applied here",
-                now.shown.counter_value,
-            ),
-            ("term", "Election term of the contract", now.shown.term),
-            (
-                "is_leader",
-                "1 while this node is the leader in office",
-                now.shown.is_leader.into(),
-            ),
-            (
-                "muted",
-                "1 while this node may not vote, sign or answer reads",
-                now.shown.muted.into(),
-            ),
-            (
-                "members",
-                "Active members in the contract",
-                now.shown.members,
-            ),
-            (
-                "chain_block",
-                "Newest block of the chain as read here",
-                now.shown.chain_block,
-            ),
-            (
-                "chain_reachable",
-                "1 while the chain answers",
-                now.shown.chain_reachable.into(),
-            ),
-            (
-                "applied_index",
-                "Last log index applied",
-                now.shown.applied_index,
-            ),
-        ] {
-            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            gauge.encode(encoder.encode_descriptor(
-                name,
-                help,
-                None,
-                prometheus_client::metrics::MetricType::Gauge,
-            )?)?;
+        for (name, help, value) in now.counters() {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        for (name, help, value) in now.gauges() {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
         }
         Ok(())
     }
 }
 
-fn counter_type() -> prometheus_client::metrics::MetricType {
-    prometheus_client::metrics::MetricType::Counter
+type Named = (&'static str, &'static str, u64);
+type Family = (
+    &'static str,
+    &'static str,
+    &'static str,
+    BTreeMap<String, u64>,
+);
+
+impl Counted {
+    fn families(&self) -> [Family; 5] {
+        let links = self.links.refused.iter();
+        let links = links
+            .map(|(reason, n)| ((*reason).to_owned(), *n))
+            .collect();
+        [
+            ("frames_sent", "Frames sent", "kind", self.sent.clone()),
+            (
+                "frames_received",
+                "Frames that verified",
+                "kind",
+                self.received.clone(),
+            ),
+            (
+                "frames_refused",
+                "Datagrams that were not read",
+                "reason",
+                self.refused.clone(),
+            ),
+            (
+                "gate_refusals",
+                "Refusals by this node's own gates",
+                "reason",
+                self.gate_refusals.clone(),
+            ),
+            (
+                "links_refused",
+                "Handshakes and link messages refused",
+                "reason",
+                links,
+            ),
+        ]
+    }
+
+    fn counters(&self) -> [Named; 10] {
+        let (links, udp) = (&self.links, &self.udp);
+        let unasked = self.shown.unasked_elections;
+        [
+            (
+                "links_accepted",
+                "Links accepted, both hellos verified",
+                links.accepted,
+            ),
+            (
+                "links_dialled",
+                "Links dialled, both hellos verified",
+                links.dialled,
+            ),
+            (
+                "link_bytes_in",
+                "Bytes of link messages read",
+                links.bytes_in,
+            ),
+            (
+                "link_bytes_out",
+                "Bytes of link messages written",
+                links.bytes_out,
+            ),
+            (
+                "datagrams_received",
+                "Datagrams handed to the driver",
+                udp.received,
+            ),
+            (
+                "datagrams_dropped",
+                "Datagrams dropped, queue full",
+                udp.dropped,
+            ),
+            ("datagrams_sent", "Datagrams sent", udp.sent),
+            (
+                "datagram_receive_errors",
+                "Errors of receiving",
+                udp.receive_errors,
+            ),
+            ("datagram_send_errors", "Errors of sending", udp.send_errors),
+            (
+                "engine_timer_elections",
+                "Elections the engine began unasked",
+                unasked,
+            ),
+        ]
+    }
+
+    fn gauges(&self) -> [Named; 9] {
+        let (links, shown) = (&self.links, &self.shown);
+        let reachable = shown.chain_reachable.into();
+        [
+            ("links_open", "Links open now", links.open),
+            (
+                "counter_value",
+                "The counter as applied here",
+                shown.counter_value,
+            ),
+            ("term", "Election term of the contract", shown.term),
+            (
+                "is_leader",
+                "1 while this node is the leader in office",
+                shown.is_leader.into(),
+            ),
+            (
+                "muted",
+                "1 while this node may not vote, sign or answer reads",
+                shown.muted.into(),
+            ),
+            ("members", "Active members in the contract", shown.members),
+            (
+                "chain_block",
+                "Newest block of the chain as read here",
+                shown.chain_block,
+            ),
+            ("chain_reachable", "1 while the chain answers", reachable),
+            (
+                "applied_index",
+                "Last log index applied",
+                shown.applied_index,
+            ),
+        ]
+    }
 }
 
 /// One family of counters with one label.
@@ -340,7 +345,7 @@ fn by(
     label: &str,
     values: &BTreeMap<String, u64>,
 ) -> Result<(), fmt::Error> {
-    let mut family = encoder.encode_descriptor(name, help, None, counter_type())?;
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (value, n) in values {
         let labels = [(label, value.as_str())];
         ConstCounter::new(*n).encode(family.encode_family(&labels)?)?;
