@@ -24,14 +24,26 @@ async fn a_hundred_single_increments_cost_a_hundred_syncs_on_a_majority() -> Res
         let pid = world.pid(id).context("running")?;
         let out = world.dir.path().join(format!("strace{id}"));
         let tracer = Command::new("strace")
-            .args(["-f", "-c", "-e", "trace=fsync,fdatasync", "-p", &pid.to_string(), "-o"])
+            .args([
+                "-f",
+                "-c",
+                "-e",
+                "trace=fsync,fdatasync",
+                "-p",
+                &pid.to_string(),
+                "-o",
+            ])
             .arg(&out)
             .stderr(std::process::Stdio::piped())
             .spawn()?;
-        eventually(Duration::from_secs(10), "strace is attached to every thread", async || {
-            ensure!(traced(pid)?, "node {id} has an untraced thread");
-            Ok(())
-        })
+        eventually(
+            Duration::from_secs(10),
+            "strace is attached to every thread",
+            async || {
+                ensure!(traced(pid)?, "node {id} has an untraced thread");
+                Ok(())
+            },
+        )
         .await?;
         tracers.push((id, tracer, out));
     }
@@ -48,14 +60,20 @@ async fn a_hundred_single_increments_cost_a_hundred_syncs_on_a_majority() -> Res
         println!("node {id}: {syncs} fsync/fdatasync for {INCREMENTS} increments");
         durable += u64::from(syncs >= INCREMENTS);
     }
-    assert!(durable >= 2, "only {durable} of 3 nodes synced every increment");
+    assert!(
+        durable >= 2,
+        "only {durable} of 3 nodes synced every increment"
+    );
     Ok(())
 }
 
 fn traced(pid: u32) -> Result<bool> {
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let status = std::fs::read_to_string(task?.path().join("status")).unwrap_or_default();
-        if status.lines().any(|line| line.split_whitespace().collect::<Vec<_>>() == ["TracerPid:", "0"]) {
+        if status
+            .lines()
+            .any(|line| line.split_whitespace().collect::<Vec<_>>() == ["TracerPid:", "0"])
+        {
             return Ok(false);
         }
     }

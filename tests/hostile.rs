@@ -1,9 +1,9 @@
 //! What strangers and liars send: refused, counted, without effect.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)] // tests are the outside world
 
-mod support;
 #[path = "support/liar.rs"]
 mod liar;
+mod support;
 
 use anyhow::{Result, ensure};
 use liar::Liar;
@@ -11,7 +11,9 @@ use std::time::Duration;
 use support::{World, eventually};
 use synod_wire::message::{Heartbeat, Role};
 use synod_wire::seal::Sealer;
-use synod_wire::{Anchor, Ballot, ClusterId, Incarnation, LogPosition, Message, SessionKey, Term, Token};
+use synod_wire::{
+    Anchor, Ballot, ClusterId, Incarnation, LogPosition, Message, SessionKey, Term, Token,
+};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -28,13 +30,27 @@ async fn two_and_a_liar() -> Result<(World, Liar, u64)> {
     Ok((world, liar, leader))
 }
 
-async fn counted(world: &World, node: u64, what: &str, reason: &str, more_than: u64) -> Result<u64> {
-    eventually(SOON, &format!("{what}: {reason} counted at node {node}"), async || {
-        let status = world.status(node).await?;
-        let count = at(&status, what, reason);
-        ensure!(count > more_than, "{what}: {}", status[what.split('/').next().unwrap()]);
-        Ok(count)
-    })
+async fn counted(
+    world: &World,
+    node: u64,
+    what: &str,
+    reason: &str,
+    more_than: u64,
+) -> Result<u64> {
+    eventually(
+        SOON,
+        &format!("{what}: {reason} counted at node {node}"),
+        async || {
+            let status = world.status(node).await?;
+            let count = at(&status, what, reason);
+            ensure!(
+                count > more_than,
+                "{what}: {}",
+                status[what.split('/').next().unwrap()]
+            );
+            Ok(count)
+        },
+    )
     .await
 }
 
@@ -48,7 +64,10 @@ fn beat(term: u64) -> Message {
         role: Role::Leader,
         muted: false,
         term: Term(term),
-        position: LogPosition { raft_term: 99, index: 99 },
+        position: LogPosition {
+            raft_term: 99,
+            index: 99,
+        },
         committed: 99,
         http: "127.0.0.1:1".to_owned(),
     })
@@ -56,23 +75,45 @@ fn beat(term: u64) -> Message {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_of_strangers_and_replayed_ballots_have_no_effect() -> Result<()> {
+    let _turn = support::turn().await;
     let (world, mut liar, leader) = two_and_a_liar().await?;
     let term = world.chain.view().await?.term;
     let cluster = ClusterId::of(31_337, world.contract);
     let stranger = SessionKey::from_bytes(&[9; 32])?;
 
     let mut posing = Sealer::new(cluster, Token(1), Incarnation(1));
-    liar.send(&world, leader, &posing.seal(&stranger, None, &beat(term.0 + 5)))?;
+    liar.send(
+        &world,
+        leader,
+        &posing.seal(&stranger, None, &beat(term.0 + 5)),
+    )?;
     counted(&world, leader, "frames/refused", "signature", 0).await?;
     let mut nobody = Sealer::new(cluster, Token(77), Incarnation(1));
-    liar.send(&world, leader, &nobody.seal(&stranger, None, &beat(term.0 + 5)))?;
+    liar.send(
+        &world,
+        leader,
+        &nobody.seal(&stranger, None, &beat(term.0 + 5)),
+    )?;
     counted(&world, leader, "frames/refused", "unknown sender", 0).await?;
-    liar.send(&world, leader, br#"{"message_type":"COORDINATOR","sender_id":88}"#)?;
+    liar.send(
+        &world,
+        leader,
+        br#"{"message_type":"COORDINATOR","sender_id":88}"#,
+    )?;
     counted(&world, leader, "frames/refused", "not a frame", 0).await?;
 
     // a genuine ballot of a registered member, and its recording
-    let ballot = Ballot { term: term_after(term), candidate: Token(leader), anchor: Anchor::default(), deadline: 1 };
-    let message = Message::Ballot { ballot, signature: [1; 64], muted: false };
+    let ballot = Ballot {
+        term: term_after(term),
+        candidate: Token(leader),
+        anchor: Anchor::default(),
+        deadline: 1,
+    };
+    let message = Message::Ballot {
+        ballot,
+        signature: [1; 64],
+        muted: false,
+    };
     let frame = liar.frame(Some(Token(leader)), &message);
     liar.send(&world, leader, &frame)?;
     counted(&world, leader, "frames/received", "BALLOT", 0).await?;
@@ -82,7 +123,11 @@ async fn frames_of_strangers_and_replayed_ballots_have_no_effect() -> Result<()>
     }
     counted(&world, leader, "frames/refused", "replayed", 19).await?;
     let status = world.status(leader).await?;
-    assert_eq!(at(&status, "frames/received", "BALLOT"), received, "a replay is not read");
+    assert_eq!(
+        at(&status, "frames/received", "BALLOT"),
+        received,
+        "a replay is not read"
+    );
     assert_eq!(world.chain.view().await?.term, term, "and elects nobody");
     assert_eq!(world.increment(leader).await?.0, 200);
     Ok(())
@@ -94,17 +139,25 @@ fn term_after(term: Term) -> Term {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn votes_and_appends_of_a_node_that_the_contract_did_not_elect_are_refused() -> Result<()> {
+    let _turn = support::turn().await;
     let (world, liar, leader) = two_and_a_liar().await?;
     assert_eq!(world.increment(leader).await?.0, 200);
     let term = world.chain.view().await?.term;
     // over a genuine link, with a genuine session, naming the true term
     liar.usurp(term);
-    liar.engine.birth(&[Token(1), Token(2), Token(3)]).await.ok();
+    liar.engine
+        .birth(&[Token(1), Token(2), Token(3)])
+        .await
+        .ok();
     eventually(SOON, "both gates refused and counted it", async || {
         liar.engine.seek().await.ok();
         for id in [1, 2] {
             let status = world.status(id).await?;
-            ensure!(at(&status, "gate_refusals", "not_elected") > 0, "node {id}: {}", status["gate_refusals"]);
+            ensure!(
+                at(&status, "gate_refusals", "not_elected") > 0,
+                "node {id}: {}",
+                status["gate_refusals"]
+            );
         }
         Ok(())
     })
@@ -115,7 +168,11 @@ async fn votes_and_appends_of_a_node_that_the_contract_did_not_elect_are_refused
         liar.engine.seek().await.ok();
         for id in [1, 2] {
             let status = world.status(id).await?;
-            ensure!(at(&status, "gate_refusals", "behind") > 0, "node {id}: {}", status["gate_refusals"]);
+            ensure!(
+                at(&status, "gate_refusals", "behind") > 0,
+                "node {id}: {}",
+                status["gate_refusals"]
+            );
         }
         Ok(())
     })

@@ -12,7 +12,12 @@ use synod_devchain::DEV_KEYS;
 use synod_wire::{Address, Token};
 
 /// The node's arguments with some replaced, run to its end.
-async fn refused(world: &World, id: u64, changes: &[(&str, &str)], env: &[(&str, &str)]) -> Result<String> {
+async fn refused(
+    world: &World,
+    id: u64,
+    changes: &[(&str, &str)],
+    env: &[(&str, &str)],
+) -> Result<String> {
     let mut args = world.node(id).args.clone();
     for (option, value) in changes {
         match args.iter().position(|arg| arg == option) {
@@ -20,11 +25,24 @@ async fn refused(world: &World, id: u64, changes: &[(&str, &str)], env: &[(&str,
             None => args.extend([(*option).to_owned(), (*value).to_owned()]),
         }
     }
-    let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let run = tokio::task::spawn_blocking(move || Command::new(SYNOD).args(args).env_clear().envs(env).output());
+    let env: Vec<(String, String)> = env
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
+    let run = tokio::task::spawn_blocking(move || {
+        Command::new(SYNOD)
+            .args(args)
+            .env_clear()
+            .envs(env)
+            .output()
+    });
     let output: Output = tokio::time::timeout(Duration::from_secs(30), run).await???;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.code() == Some(1), "expected exit 1, found {:?}: {text}", output.status);
+    ensure!(
+        output.status.code() == Some(1),
+        "expected exit 1, found {:?}: {text}",
+        output.status
+    );
     Ok(text)
 }
 
@@ -38,14 +56,35 @@ fn names(text: &str, parts: &[&str]) {
 async fn every_bad_start_names_the_value_and_the_remedy() -> Result<()> {
     let mut world = World::new(1).await?;
 
-    let text = refused(&world, 1, &[("--dstack-socket", "/nowhere/dstack.sock"), ("--agent-wait", "0.5")], &[]).await?;
+    let text = refused(
+        &world,
+        1,
+        &[
+            ("--dstack-socket", "/nowhere/dstack.sock"),
+            ("--agent-wait", "0.5"),
+        ],
+        &[],
+    )
+    .await?;
     names(&text, &["/nowhere/dstack.sock", "guest agent"]);
 
     let nobody = "0x00000000000000000000000000000000000000aa";
-    let text = refused(&world, 1, &[("--contract", nobody), ("--data-dir", &fresh(&world, "a"))], &[]).await?;
+    let text = refused(
+        &world,
+        1,
+        &[("--contract", nobody), ("--data-dir", &fresh(&world, "a"))],
+        &[],
+    )
+    .await?;
     names(&text, &[nobody, "code"]);
 
-    let text = refused(&world, 1, &[("--chain-id", "8453"), ("--data-dir", &fresh(&world, "b"))], &[]).await?;
+    let text = refused(
+        &world,
+        1,
+        &[("--chain-id", "8453"), ("--data-dir", &fresh(&world, "b"))],
+        &[],
+    )
+    .await?;
     names(&text, &["8453", "31337"]);
 
     // its own data directory, since a directory belongs to one token
@@ -56,10 +95,36 @@ async fn every_bad_start_names_the_value_and_the_remedy() -> Result<()> {
     names(&text, &["token 9", &world.contract.to_string(), "mint"]);
     world.nodes[0].args[1] = "1".to_owned();
 
-    let text = refused(&world, 1, &[("--http-host", "0.0.0.0")], &[("DS_HEARTBEAT_INTERVAL", "fast"), ("DS_ELECTION_TIMEOUT", "-1")]).await?;
-    names(&text, &["3 fault(s)", "DS_HEARTBEAT_INTERVAL", "fast", "DS_ELECTION_TIMEOUT", "-1", "0.0.0.0", "loopback"]);
+    let text = refused(
+        &world,
+        1,
+        &[("--http-host", "0.0.0.0")],
+        &[
+            ("DS_HEARTBEAT_INTERVAL", "fast"),
+            ("DS_ELECTION_TIMEOUT", "-1"),
+        ],
+    )
+    .await?;
+    names(
+        &text,
+        &[
+            "3 fault(s)",
+            "DS_HEARTBEAT_INTERVAL",
+            "fast",
+            "DS_ELECTION_TIMEOUT",
+            "-1",
+            "0.0.0.0",
+            "loopback",
+        ],
+    );
 
-    let text = refused(&world, 1, &[("--heartbeat-interval", "2"), ("--heartbeat-timeout", "3")], &[]).await?;
+    let text = refused(
+        &world,
+        1,
+        &[("--heartbeat-interval", "2"), ("--heartbeat-timeout", "3")],
+        &[],
+    )
+    .await?;
     names(&text, &["3000 ms", "2000 ms", "DS_HEARTBEAT_TIMEOUT"]);
     Ok(())
 }
@@ -71,9 +136,15 @@ fn fresh(world: &World, name: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_port_and_a_foreign_data_directory_are_named() -> Result<()> {
     let mut world = World::led(1).await?;
-    let (http, link) = (world.node(1).http.to_string(), world.node(1).link.to_string());
+    let (http, link) = (
+        world.node(1).http.to_string(),
+        world.node(1).link.to_string(),
+    );
     let text = refused(&world, 1, &[("--data-dir", &fresh(&world, "other"))], &[]).await?;
-    names(&text, &["--http-port", &http, "--link-port", &link, "fault(s)"]);
+    names(
+        &text,
+        &["--http-port", &http, "--link-port", &link, "fault(s)"],
+    );
 
     let text = refused(&world, 1, &[], &[]).await?;
     names(&text, &["in use by another process"]);
@@ -101,7 +172,10 @@ async fn a_node_without_adoption_or_gas_waits_says_so_and_goes_on_by_itself() ->
 
     // adopted without a wei
     let owner = Wallet::from_secret(&DEV_KEYS[0])?;
-    let (wallet, instance): (Address, Address) = (wallet.parse()?, status["instance_id"].as_str().unwrap().parse()?);
+    let (wallet, instance): (Address, Address) = (
+        wallet.parse()?,
+        status["instance_id"].as_str().unwrap().parse()?,
+    );
     operator::adopt(&world.chain, &owner, Token(1), wallet, instance, 0).await?;
     let status = eventually(Duration::from_secs(15), "waits for gas", async || {
         let status = world.status(1).await?;
@@ -109,9 +183,20 @@ async fn a_node_without_adoption_or_gas_waits_says_so_and_goes_on_by_itself() ->
         Ok(status)
     })
     .await?;
-    names(&status["missing"][0].to_string(), &[&wallet.to_string(), "wei", "send ether"]);
+    names(
+        &status["missing"][0].to_string(),
+        &[&wallet.to_string(), "wei", "send ether"],
+    );
 
-    operator::adopt(&world.chain, &owner, Token(1), wallet, instance, 1_000_000_000_000_000_000).await?;
+    operator::adopt(
+        &world.chain,
+        &owner,
+        Token(1),
+        wallet,
+        instance,
+        1_000_000_000_000_000_000,
+    )
+    .await?;
     world.leader(Duration::from_secs(15)).await?;
     Ok(())
 }

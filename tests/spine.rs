@@ -22,6 +22,7 @@ async fn count(world: &World, leader: u64, times: u64) -> Result<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_from_nothing_elect_one_leader_and_count_to_a_hundred() -> Result<()> {
+    let _turn = support::turn().await;
     let world = World::led(3).await?;
     let leader = world.leader(SOON).await?;
     assert_eq!(leader, 3, "among equally fresh nodes the highest id wins");
@@ -49,13 +50,21 @@ async fn a_follower_refuses_with_the_prototypes_words(world: &World, leader: u64
     assert_eq!(body["error"], "Only leader can increment counter");
     assert_eq!(body["leader"]["token_id"], leader);
     let url = body["leader"]["url"].as_str().context("the leader's url")?;
-    assert!(url.ends_with(&format!(":{}", world.node(leader).http)), "{url}");
+    assert!(
+        url.ends_with(&format!(":{}", world.node(leader).http)),
+        "{url}"
+    );
     Ok(())
 }
 
 async fn the_engine_never_elected_by_itself(world: &World) -> Result<()> {
     for node in &world.nodes {
-        assert_eq!(world.status(node.id).await?["unasked_elections"], 0, "node {}", node.id);
+        assert_eq!(
+            world.status(node.id).await?["unasked_elections"],
+            0,
+            "node {}",
+            node.id
+        );
     }
     Ok(())
 }
@@ -64,9 +73,15 @@ async fn every_term_names_its_transaction(world: &World) -> Result<()> {
     for node in &world.nodes {
         let status = world.status(node.id).await?;
         let start = &status["log_term"];
-        let (to, block) = world.transaction(start["tx"].as_str().context("tx")?).await?;
+        let (to, block) = world
+            .transaction(start["tx"].as_str().context("tx")?)
+            .await?;
         assert_eq!(block, start["block"].as_u64().context("block")?);
-        assert_eq!(to, world.contract.to_string(), "it was sent to the contract");
+        assert_eq!(
+            to,
+            world.contract.to_string(),
+            "it was sent to the contract"
+        );
     }
     Ok(())
 }
@@ -84,36 +99,49 @@ async fn ballots_travelled_as_frames(world: &World) -> Result<()> {
     }
     for kind in ["BALLOT_REQUEST", "BALLOT"] {
         assert!(received[kind] >= 1, "{kind}: {received:?}");
-        assert!(received[kind] <= sent[kind], "{kind}: sent {sent:?}, received {received:?}");
+        assert!(
+            received[kind] <= sent[kind],
+            "{kind}: sent {sent:?}, received {received:?}"
+        );
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_leader_is_replaced_and_comes_back_muted_then_speaks() -> Result<()> {
+    let _turn = support::turn().await;
     let mut world = World::led(3).await?;
     let first = world.leader(SOON).await?;
     count(&world, first, 100).await?;
     let term = world.chain.view().await?.term;
     world.kill(first)?;
 
-    let second = world.leader(SOON).await?;
+    let second = world.leader_after(term, SOON).await?;
     assert_ne!(second, first);
-    assert!(world.chain.view().await?.term > term);
     assert_eq!(count(&world, second, 5).await?, 105, "the counter goes on");
 
     world.start(first)?;
-    eventually(SOON, "the killed node was muted and caught up", async || {
-        let log = std::fs::read_to_string(&world.node(first).log)?;
-        ensure!(log.contains("restarted and muted"), "never muted");
-        ensure!(log.contains("votes, signs and answers again"), "never unmuted");
-        Ok(())
-    })
+    eventually(
+        SOON,
+        "the killed node was muted and caught up",
+        async || {
+            let log = std::fs::read_to_string(&world.node(first).log)?;
+            ensure!(log.contains("restarted and muted"), "never muted");
+            ensure!(
+                log.contains("votes, signs and answers again"),
+                "never unmuted"
+            );
+            Ok(())
+        },
+    )
     .await
     .with_context(|| world.logs())?;
     world.all_speak(SOON).await?;
     let leader = world.leader(SOON).await?;
-    assert_eq!(leader, second, "a returning node does not disturb the office");
+    assert_eq!(
+        leader, second,
+        "a returning node does not disturb the office"
+    );
     count(&world, leader, 1).await?;
     world.all_count(106, SOON).await?;
     the_engine_never_elected_by_itself(&world).await?;
@@ -124,9 +152,19 @@ async fn a_killed_leader_is_replaced_and_comes_back_muted_then_speaks() -> Resul
 async fn one_leader_in_every_term(world: &World) -> Result<()> {
     let mut leaders: BTreeMap<u64, u64> = BTreeMap::new();
     for node in world.nodes.iter().filter(|n| world.pid(n.id).is_some()) {
-        for start in world.status(node.id).await?["log_terms"].as_array().context("log_terms")? {
-            let (term, leader) = (start["term"].as_u64().unwrap(), start["leader"].as_u64().unwrap());
-            assert_eq!(*leaders.entry(term).or_insert(leader), leader, "two leaders in term {term}");
+        for start in world.status(node.id).await?["log_terms"]
+            .as_array()
+            .context("log_terms")?
+        {
+            let (term, leader) = (
+                start["term"].as_u64().unwrap(),
+                start["leader"].as_u64().unwrap(),
+            );
+            assert_eq!(
+                *leaders.entry(term).or_insert(leader),
+                leader,
+                "two leaders in term {term}"
+            );
         }
     }
     assert!(!leaders.is_empty());
@@ -135,12 +173,13 @@ async fn one_leader_in_every_term(world: &World) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_restarted_within_the_fail_time_leaves_nobody_leaderless() -> Result<()> {
+    let _turn = support::turn().await;
     let mut world = World::led(3).await?;
     let first = world.leader(SOON).await?;
     count(&world, first, 3).await?;
+    let term = world.chain.view().await?.term;
     world.kill(first)?;
     world.start(first)?;
-    let term = world.chain.view().await?.term;
     eventually(SOON, "the restarted node registers anew", async || {
         ensure!(world.status(first).await?["incarnation"] == 2);
         Ok(())
@@ -148,7 +187,10 @@ async fn a_leader_restarted_within_the_fail_time_leaves_nobody_leaderless() -> R
     .await
     .with_context(|| world.logs())?;
     let leader = world.leader(SOON).await?;
-    assert!(world.chain.view().await?.term > term, "its office ended with its session");
+    assert!(
+        world.chain.view().await?.term > term,
+        "its office ended with its session"
+    );
     assert_eq!(count(&world, leader, 1).await?, 4);
     world.all_speak(SOON).await?;
     world.all_count(4, SOON).await
@@ -156,34 +198,50 @@ async fn a_leader_restarted_within_the_fail_time_leaves_nobody_leaderless() -> R
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_three_killed_and_restarted_go_on_from_their_disks() -> Result<()> {
+    let _turn = support::turn().await;
     let mut world = World::led(3).await?;
     let leader = world.leader(SOON).await?;
     count(&world, leader, 10).await?;
+    let term = world.chain.view().await?.term;
     for id in 1..=3 {
         world.kill(id)?;
     }
     for id in 1..=3 {
         world.start(id)?;
     }
-    let leader = world.leader(Duration::from_secs(30)).await?;
+    let leader = world.leader_after(term, Duration::from_secs(30)).await?;
     world.all_speak(SOON).await?;
     assert_eq!(count(&world, leader, 1).await?, 11);
     world.all_count(11, SOON).await?;
     let status = world.status(leader).await?;
-    assert!(status["cold_starts"].as_u64().context("cold_starts")? >= 1, "a cold start is visible: {status}");
-    assert!(!status["log_term"]["voted_muted"].as_array().context("voted_muted")?.is_empty());
+    assert!(
+        status["cold_starts"].as_u64().context("cold_starts")? >= 1,
+        "a cold start is visible: {status}"
+    );
+    assert!(
+        !status["log_term"]["voted_muted"]
+            .as_array()
+            .context("voted_muted")?
+            .is_empty()
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_decides_without_the_chain_nobody_leads() -> Result<()> {
+    let _turn = support::turn().await;
     let mut world = World::led(3).await?;
     let leader = world.leader(SOON).await?;
     count(&world, leader, 2).await?;
+    let term = world.chain.view().await?.term;
     world.rpc.switch(false);
     eventually(SOON, "the leader notices and serves on", async || {
         let status = world.status(leader).await?;
-        ensure!(status["chain"]["reachable"] == false, "chain: {}", status["chain"]);
+        ensure!(
+            status["chain"]["reachable"] == false,
+            "chain: {}",
+            status["chain"]
+        );
         Ok(())
     })
     .await?;
@@ -192,7 +250,10 @@ async fn the_contract_decides_without_the_chain_nobody_leads() -> Result<()> {
     let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
     eventually(SOON, "the others try to elect", async || {
         for id in &others {
-            ensure!(std::fs::read_to_string(&world.node(*id).log)?.contains("LEADER FAILED"), "node {id}");
+            ensure!(
+                std::fs::read_to_string(&world.node(*id).log)?.contains("LEADER FAILED"),
+                "node {id}"
+            );
         }
         Ok(())
     })
@@ -202,32 +263,45 @@ async fn the_contract_decides_without_the_chain_nobody_leads() -> Result<()> {
     while rounds.elapsed() < Duration::from_secs(4) {
         for id in &others {
             let status = world.status(*id).await?;
-            assert_eq!(status["is_leader"], false, "node {id} leads without the contract: {status}");
+            assert_eq!(
+                status["is_leader"], false,
+                "node {id} leads without the contract: {status}"
+            );
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     world.rpc.switch(true);
     let back = std::time::Instant::now();
     let next = world.leader(SOON).await?;
-    assert!(back.elapsed() < Duration::from_secs(3), "a leader {:?} after the chain came back", back.elapsed());
+    assert!(
+        back.elapsed() < Duration::from_secs(3),
+        "a leader {:?} after the chain came back",
+        back.elapsed()
+    );
     assert_eq!(count(&world, next, 1).await?, 4);
     the_engine_never_elected_by_itself_among(&world, &others).await
 }
 
 async fn the_engine_never_elected_by_itself_among(world: &World, ids: &[u64]) -> Result<()> {
     for id in ids {
-        assert_eq!(world.status(*id).await?["unasked_elections"], 0, "node {id}");
+        assert_eq!(
+            world.status(*id).await?["unasked_elections"],
+            0,
+            "node {id}"
+        );
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_alone_leads_counts_and_survives_its_own_death() -> Result<()> {
+    let _turn = support::turn().await;
     let mut world = World::led(1).await?;
     assert_eq!(count(&world, 1, 3).await?, 3);
+    let term = world.chain.view().await?.term;
     world.kill(1)?;
     world.start(1)?;
-    world.leader(Duration::from_secs(30)).await?;
+    world.leader_after(term, Duration::from_secs(30)).await?;
     assert_eq!(count(&world, 1, 1).await?, 4);
     Ok(())
 }

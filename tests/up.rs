@@ -24,8 +24,18 @@ impl Up {
         let child = Command::new(SYNOD)
             .args(["up", "--nodes", &nodes.to_string(), "--data-dir"])
             .arg(dir.path())
-            .args(["--rpc-port", &free_port().to_string(), "--base-http-port", &http.to_string()])
-            .args(["--udp-port-base", &udp.to_string(), "--multicast-port", &free_port().to_string()])
+            .args([
+                "--rpc-port",
+                &free_port().to_string(),
+                "--base-http-port",
+                &http.to_string(),
+            ])
+            .args([
+                "--udp-port-base",
+                &udp.to_string(),
+                "--multicast-port",
+                &free_port().to_string(),
+            ])
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(dir.path().join("out"))?)
             .stderr(std::fs::File::create(dir.path().join("err"))?)
@@ -40,7 +50,14 @@ impl Up {
 
     async fn status(&self, node: u16) -> Result<Value> {
         let url = format!("http://127.0.0.1:{}/status", self.http + node - 1);
-        Ok(reqwest::Client::builder().no_proxy().build()?.get(url).send().await?.json().await?)
+        Ok(reqwest::Client::builder()
+            .no_proxy()
+            .build()?
+            .get(url)
+            .send()
+            .await?
+            .json()
+            .await?)
     }
 
     async fn ready(&mut self) -> Result<()> {
@@ -53,7 +70,11 @@ impl Up {
 
     fn children(&self) -> Vec<u32> {
         let path = format!("/proc/{0}/task/{0}/children", self.child.id());
-        std::fs::read_to_string(path).unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+        std::fs::read_to_string(path)
+            .unwrap_or_default()
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .collect()
     }
 }
 
@@ -86,12 +107,20 @@ async fn up_keeps_keys_apart_and_leaves_cleanly() -> Result<()> {
     assert_eq!(children.len(), 3, "one process per node");
     let mut wallets = std::collections::BTreeSet::new();
     for node in 1..=3 {
-        wallets.insert(up.status(node).await?["wallet_address"].as_str().context("wallet")?.to_owned());
+        wallets.insert(
+            up.status(node).await?["wallet_address"]
+                .as_str()
+                .context("wallet")?
+                .to_owned(),
+        );
     }
     assert_eq!(wallets.len(), 3, "one wallet per node");
     for pid in &children {
         let read = |what: &str| std::fs::read(format!("/proc/{pid}/{what}"));
-        assert!(read("environ")?.is_empty(), "a child's environment is empty");
+        assert!(
+            read("environ")?.is_empty(),
+            "a child's environment is empty"
+        );
         for word in String::from_utf8(read("cmdline")?)?.split('\0') {
             let bare = word.strip_prefix("0x").unwrap_or(word);
             let secret = bare.len() >= 64 && bare.chars().all(|c| c.is_ascii_hexdigit());
@@ -101,9 +130,16 @@ async fn up_keeps_keys_apart_and_leaves_cleanly() -> Result<()> {
     let pid = rustix::process::Pid::from_child(&up.child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
     let status = up.child.wait()?;
-    assert!(status.success(), "SIGTERM leaves cleanly: {status}: {}", up.out());
+    assert!(
+        status.success(),
+        "SIGTERM leaves cleanly: {status}: {}",
+        up.out()
+    );
     for pid in children {
-        assert!(!std::path::Path::new(&format!("/proc/{pid}/cmdline")).exists(), "child {pid} outlived the supervisor");
+        assert!(
+            !std::path::Path::new(&format!("/proc/{pid}/cmdline")).exists(),
+            "child {pid} outlived the supervisor"
+        );
     }
     Ok(())
 }
@@ -117,8 +153,12 @@ async fn children_die_with_a_supervisor_that_was_killed() -> Result<()> {
     up.child.kill()?;
     up.child.wait()?;
     eventually(Duration::from_secs(10), "the child is gone", async || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", children[0])).unwrap_or_default();
-        ensure!(stat.is_empty() || stat.contains(") Z "), "still there: {stat}");
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", children[0])).unwrap_or_default();
+        ensure!(
+            stat.is_empty() || stat.contains(") Z "),
+            "still there: {stat}"
+        );
         Ok(())
     })
     .await
@@ -129,24 +169,44 @@ async fn up_alone_increments_and_a_kept_directory_goes_on() -> Result<()> {
     let mut up = Up::start(1)?;
     up.ready().await?;
     let url = format!("http://127.0.0.1:{}/increment", up.http);
-    let answer: Value = reqwest::Client::builder().no_proxy().build()?.post(&url).send().await?.json().await?;
+    let answer: Value = reqwest::Client::builder()
+        .no_proxy()
+        .build()?
+        .post(&url)
+        .send()
+        .await?
+        .json()
+        .await?;
     assert_eq!(answer["new_value"], 1, "{answer}");
     let pid = rustix::process::Pid::from_child(&up.child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
     assert!(up.child.wait()?.success());
 
     std::fs::write(up.dir.path().join("out"), "")?;
-    let args = [("--nodes", "1".to_owned()), ("--rpc-port", free_port().to_string()), ("--base-http-port", up.http.to_string()), ("--udp-port-base", block_of_ports(2)?.to_string()), ("--multicast-port", free_port().to_string())];
+    let args = [
+        ("--nodes", "1".to_owned()),
+        ("--rpc-port", free_port().to_string()),
+        ("--base-http-port", up.http.to_string()),
+        ("--udp-port-base", block_of_ports(2)?.to_string()),
+        ("--multicast-port", free_port().to_string()),
+    ];
     up.child = Command::new(SYNOD)
         .args(["up", "--data-dir"])
         .arg(up.dir.path())
-        .args(args.iter().flat_map(|(option, value)| [(*option).to_owned(), value.clone()]))
+        .args(
+            args.iter()
+                .flat_map(|(option, value)| [(*option).to_owned(), value.clone()]),
+        )
         .stdin(Stdio::null())
         .stdout(std::fs::File::create(up.dir.path().join("out"))?)
         .stderr(std::fs::File::create(up.dir.path().join("err"))?)
         .spawn()?;
     up.ready().await?;
-    assert_eq!(up.status(1).await?["counter_value"], 1, "what was kept goes on");
+    assert_eq!(
+        up.status(1).await?["counter_value"],
+        1,
+        "what was kept goes on"
+    );
     Ok(())
 }
 
@@ -154,9 +214,15 @@ async fn up_alone_increments_and_a_kept_directory_goes_on() -> Result<()> {
 async fn a_taken_port_stops_up_with_the_option_that_moves_it() -> Result<()> {
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let port = taken.local_addr()?.port().to_string();
-    let output = Command::new(SYNOD).args(["up", "--rpc-port", &port]).stdin(Stdio::null()).output()?;
+    let output = Command::new(SYNOD)
+        .args(["up", "--rpc-port", &port])
+        .stdin(Stdio::null())
+        .output()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text.contains(&port) && text.contains("--rpc-port"), "{text}");
+    assert!(
+        text.contains(&port) && text.contains("--rpc-port"),
+        "{text}"
+    );
     Ok(())
 }

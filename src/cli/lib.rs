@@ -30,11 +30,15 @@ pub fn main() -> ExitCode {
 }
 
 fn command() -> Command {
-    let up = Command::new("up").about("Simulator, development chain, contract and three nodes: the whole world on this machine");
+    let up = Command::new("up").about(
+        "Simulator, development chain, contract and three nodes: the whole world on this machine",
+    );
     #[cfg(feature = "demo")]
     let up = up::arguments(up);
     Command::new("synod")
-        .about("A confidential cluster node: elected by contract, replicated by log, attested by TDX")
+        .about(
+            "A confidential cluster node: elected by contract, replicated by log, attested by TDX",
+        )
         .version(env!("CARGO_PKG_VERSION"))
         .after_help(EXIT_CODES)
         .subcommand_required(true)

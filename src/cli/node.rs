@@ -2,7 +2,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use synod_node::{Config, SOURCES, Said};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,16 +15,34 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 pub(crate) fn command() -> Command {
     let command = Command::new("node")
         .about("One node: register, elect, replicate, serve")
-        .arg(Arg::new("print-config").long("print-config").action(ArgAction::SetTrue).help("Show each value and where it comes from, then stop"))
-        .arg(Arg::new("supervised-by").long("supervised-by").value_name("PID").hide(true));
-    SOURCES.iter().fold(command, |command, (name, variable, default)| {
-        let origin = match default {
-            Some("") | None => format!("[env {variable}]"),
-            Some(default) => format!("[env {variable}, default {default}]"),
-        };
-        let arg = Arg::new(*name).value_name("VALUE").help(format!("{} {origin}", help(name)));
-        command.arg(if *name == "token" { arg.index(1).value_name("N") } else { arg.long(*name) })
-    })
+        .arg(
+            Arg::new("print-config")
+                .long("print-config")
+                .action(ArgAction::SetTrue)
+                .help("Show each value and where it comes from, then stop"),
+        )
+        .arg(
+            Arg::new("supervised-by")
+                .long("supervised-by")
+                .value_name("PID")
+                .hide(true),
+        );
+    SOURCES
+        .iter()
+        .fold(command, |command, (name, variable, default)| {
+            let origin = match default {
+                Some("") | None => format!("[env {variable}]"),
+                Some(default) => format!("[env {variable}, default {default}]"),
+            };
+            let arg = Arg::new(*name)
+                .value_name("VALUE")
+                .help(format!("{} {origin}", help(name)));
+            command.arg(if *name == "token" {
+                arg.index(1).value_name("N")
+            } else {
+                arg.long(*name)
+            })
+        })
 }
 
 fn help(name: &str) -> &'static str {
@@ -60,15 +78,31 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
     if let Some(pid) = args.get_one::<String>("supervised-by") {
         die_with(pid)?;
     }
-    let said = SOURCES.iter().filter_map(|(name, _, _)| Some((*name, args.get_one::<String>(name)?.clone())));
+    let said = SOURCES
+        .iter()
+        .filter_map(|(name, _, _)| Some((*name, args.get_one::<String>(name)?.clone())));
     let config = Config::resolve(&Said(said.collect()), &|name| std::env::var(name).ok())?;
     if args.get_flag("print-config") {
         return print(&config);
     }
-    let filter = EnvFilter::try_new(&config.log_level)
-        .map_err(|why| anyhow::anyhow!("log level {:?}: {why}; use error, warn, info, debug or trace", config.log_level))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
+    // the engine talks to its own authors below "warn"
+    let filter =
+        EnvFilter::try_new(format!("openraft=warn,{}", config.log_level)).map_err(|why| {
+            anyhow::anyhow!(
+                "log level {:?}: {why}; use error, warn, info, debug or trace",
+                config.log_level
+            )
+        })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .build()?;
     let ended = runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(signals(stop));
@@ -79,8 +113,13 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
 }
 
 async fn signals(stop: watch::Sender<bool>) {
-    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
-        tracing::error!("signals cannot be handled on this system; only kill -9 will stop this node");
+    let (Ok(mut int), Ok(mut term)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        tracing::error!(
+            "signals cannot be handled on this system; only kill -9 will stop this node"
+        );
         return;
     };
     let mut next = async || tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} };
@@ -97,7 +136,10 @@ fn die_with(pid: &str) -> anyhow::Result<()> {
     let parent = pid.parse().ok().and_then(Pid::from_raw);
     set_parent_process_death_signal(Some(Signal::TERM))?;
     // it may have died between the fork and the line above
-    anyhow::ensure!(parent.is_some() && getppid() == parent, "the supervisor {pid} is gone");
+    anyhow::ensure!(
+        parent.is_some() && getppid() == parent,
+        "the supervisor {pid} is gone"
+    );
     Ok(())
 }
 

@@ -83,6 +83,10 @@ impl Cluster {
         {
             return;
         }
+        // whoever registered a moment ago may rank higher: at the first election this decides who leads
+        if self.voters().into_iter().any(|token| self.detector.is_newcomer(self.now, token)) {
+            return;
+        }
         if self.gone_said != Some(term) {
             self.gone_said = Some(term);
             self.notice(Notice::LeaderGone(term));

@@ -19,6 +19,7 @@ pub enum Health {
 
 struct Peer {
     incarnation: Incarnation,
+    known_since: u64,
     heard: Option<u64>,
     health: Health,
 }
@@ -45,15 +46,11 @@ impl Detector {
     }
 
     /// Watch exactly these. A new incarnation starts anew: not heard yet, so not alive.
-    pub fn follow(&mut self, members: &[(Token, Incarnation)]) {
+    pub fn follow(&mut self, now: u64, members: &[(Token, Incarnation)]) {
         self.peers
             .retain(|token, peer| members.contains(&(*token, peer.incarnation)));
         for &(token, incarnation) in members {
-            self.peers.entry(token).or_insert(Peer {
-                incarnation,
-                heard: None,
-                health: Health::Failed,
-            });
+            self.peers.entry(token).or_insert(Peer { incarnation, known_since: now, heard: None, health: Health::Failed });
         }
     }
 
@@ -103,6 +100,13 @@ impl Detector {
             }
         }
         worse
+    }
+
+    /// Registered a moment ago and not heard yet: give it the suspicion time to speak.
+    pub fn is_newcomer(&self, now: u64, token: Token) -> bool {
+        self.peers
+            .get(&token)
+            .is_some_and(|peer| peer.heard.is_none() && now.saturating_sub(peer.known_since) < self.suspect_ms)
     }
 
     /// Health now; members that were never heard are FAILED.

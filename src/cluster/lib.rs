@@ -327,7 +327,7 @@ impl Cluster {
             .filter(|m| m.active && m.token != self.me.token)
             .map(|m| (m.token, m.incarnation))
             .collect();
-        self.detector.follow(&others);
+        self.detector.follow(self.now, &others);
         self.peers
             .retain(|token, _| self.detector.health(*token) != Health::Failed);
         self.chain = Some(view);

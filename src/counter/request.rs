@@ -94,8 +94,9 @@ pub fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, Refusal> 
 }
 
 impl Request {
-    /// What the gate judges.
-    pub fn head(&self) -> Head {
+    /// What the gate judges. A roster in an entry that we `held` before was confirmed when it was new: after a cold
+    /// start a leader sends again what all have, and nobody can confirm a roster of yesterday.
+    pub fn head(&self, held: impl Fn(&RaftEntry) -> bool) -> Head {
         let (kind, entries, committed) = match &self.ask {
             Ask::PreVote(_) => (Kind::PreVote, &[][..], None),
             Ask::Vote(_) => (Kind::Vote, &[][..], None),
@@ -103,17 +104,17 @@ impl Request {
             Ask::Snapshot => (Kind::Snapshot, &[][..], None),
             Ask::Transfer => (Kind::Transfer, &[][..], None),
         };
-        let bodies = || entries.iter().filter_map(|e| normal(e).map(|n| (e.log_id, n)));
         Head {
             kind,
             term: self.term,
             block: self.block,
             log_id: self.log_id,
-            newest_time_ms: bodies().map(|(_, entry)| entry.time_ms).max(),
-            rosters: bodies()
-                .filter(|(id, _)| committed.is_none_or(|c| id.index > c.index))
-                .filter_map(|(_, entry)| match &entry.body {
-                    Body::Members { roster_hash, .. } => Some(*roster_hash),
+            newest_time_ms: entries.iter().filter_map(normal).map(|entry| entry.time_ms).max(),
+            rosters: entries
+                .iter()
+                .filter(|entry| committed.is_none_or(|c| entry.log_id.index > c.index))
+                .filter_map(|entry| match &normal(entry)?.body {
+                    Body::Members { roster_hash, .. } if !held(entry) => Some(*roster_hash),
                     _ => None,
                 })
                 .collect(),

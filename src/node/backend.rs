@@ -37,18 +37,30 @@ pub struct NodeBackend {
 impl NodeBackend {
     /// Before the registration: phase, wallet and what is missing can be shown already.
     pub fn new(config: Arc<Config>, board: Arc<Board>, metrics: Arc<Metrics>) -> Self {
-        Self { config, board, metrics, late: OnceLock::new() }
+        Self {
+            config,
+            board,
+            metrics,
+            late: OnceLock::new(),
+        }
     }
 
     /// Registered: the log can be shown and written.
     pub fn connect(&self, engine: Engine, links: Links, gate: Arc<Gate>, wallet: Arc<Wallet>) {
         self.metrics.follow_links(links);
         // once per boot; a second call would change nothing
-        let _ = self.late.set(Late { engine, gate, wallet });
+        let _ = self.late.set(Late {
+            engine,
+            gate,
+            wallet,
+        });
     }
 
     fn instance(facts: &Facts) -> String {
-        facts.instance_id.map(|id| hex::encode(id.0)).unwrap_or_default()
+        facts
+            .instance_id
+            .map(|id| hex::encode(id.0))
+            .unwrap_or_default()
     }
 
     fn hint(&self, facts: &Facts) -> Option<LeaderHint> {
@@ -59,7 +71,11 @@ impl NodeBackend {
             .get(&leader)
             .and_then(|peer| peer.beat.as_ref())
             .map(|beat| format!("http://{}", beat.http));
-        Some(LeaderHint { token: leader.0, wallet: member.wallet.to_string(), url })
+        Some(LeaderHint {
+            token: leader.0,
+            wallet: member.wallet.to_string(),
+            url,
+        })
     }
 
     fn chain(&self, facts: &Facts) -> types::Chain {
@@ -82,7 +98,9 @@ impl NodeBackend {
             shown.term = facts.view.as_ref().map_or(0, |view| view.term.0);
             shown.is_leader = facts.in_office;
             shown.muted = facts.muted;
-            shown.members = facts.view.as_ref().map_or(0, |view| view.members.iter().filter(|m| m.active).count() as u64);
+            shown.members = facts.view.as_ref().map_or(0, |view| {
+                view.members.iter().filter(|m| m.active).count() as u64
+            });
             shown.unasked_elections = engine.map_or(0, Engine::unasked_elections);
             shown.chain_block = facts.view.as_ref().map_or(0, |view| view.block.number);
             shown.chain_reachable = facts.chain_trouble.is_none();
@@ -103,7 +121,10 @@ fn log_term(record: &TermRecord) -> types::LogTerm {
 }
 
 fn text_keys(counts: BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
-    counts.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect()
+    counts
+        .into_iter()
+        .map(|(reason, count)| (reason.to_owned(), count))
+        .collect()
 }
 
 impl Backend for NodeBackend {
@@ -114,8 +135,14 @@ impl Backend for NodeBackend {
         let mut status = types::Status {
             instance_id: Self::instance(&facts),
             token_id: self.config.token.0,
-            wallet_address: facts.wallet.map(|wallet| wallet.to_string()).unwrap_or_default(),
-            host_key_address: facts.wallet.map(|wallet| wallet.to_string()).unwrap_or_default(),
+            wallet_address: facts
+                .wallet
+                .map(|wallet| wallet.to_string())
+                .unwrap_or_default(),
+            host_key_address: facts
+                .wallet
+                .map(|wallet| wallet.to_string())
+                .unwrap_or_default(),
             is_leader: facts.in_office,
             current_leader: Address::ZERO.to_string(),
             leader_token: facts.leader.map(|token| token.0),
@@ -126,10 +153,14 @@ impl Backend for NodeBackend {
             summary: facts.summary.clone(),
             missing: facts.missing.iter().map(missing).collect(),
             chain: self.chain(&facts),
-            frames: types::Frames { sent: counted.sent, received: counted.received, refused: counted.refused },
+            frames: types::Frames {
+                sent: counted.sent,
+                received: counted.received,
+                refused: counted.refused,
+            },
             links: types::Links {
                 open: counted.links.open,
-                accepted: counted.links.accepted,
+                accepted: counted.links.accepted + counted.links.dialled,
                 refused: text_keys(counted.links.refused),
             },
             attestation: facts.attestation.clone(),
@@ -153,7 +184,9 @@ impl Backend for NodeBackend {
 
     fn members(&self) -> types::Members {
         let facts = self.board.read();
-        let Some(view) = &facts.view else { return types::Members::default() };
+        let Some(view) = &facts.view else {
+            return types::Members::default();
+        };
         let member = |m: &synod_wire::Member| {
             let peer = facts.peers.get(&m.token);
             let beat = peer.and_then(|peer| peer.beat.as_ref());
@@ -167,14 +200,27 @@ impl Backend for NodeBackend {
                 seated: m.seated,
                 voter: m.seated,
                 state: state(own, peer).to_owned(),
-                muted: if own { facts.muted } else { beat.is_some_and(|beat| beat.muted) },
-                http: if own { Some(self.config.http.to_string()) } else { beat.map(|beat| beat.http.clone()) },
+                muted: if own {
+                    facts.muted
+                } else {
+                    beat.is_some_and(|beat| beat.muted)
+                },
+                http: if own {
+                    Some(self.config.http.to_string())
+                } else {
+                    beat.map(|beat| beat.http.clone())
+                },
                 endpoint: m.endpoint.clone(),
                 last_heard_ms: peer.and_then(|peer| peer.age_ms),
                 is_leader: facts.leader == Some(m.token),
             }
         };
-        let members: Vec<types::Member> = view.members.iter().filter(|m| m.active).map(member).collect();
+        let members: Vec<types::Member> = view
+            .members
+            .iter()
+            .filter(|m| m.active)
+            .map(member)
+            .collect();
         types::Members {
             active_instances: members.iter().map(|m| m.instance_id.clone()).collect(),
             total_active: members.len() as u64,
@@ -184,47 +230,77 @@ impl Backend for NodeBackend {
 
     fn counter(&self) -> types::Counter {
         let facts = self.board.read();
-        let (value, applied_index) = self
-            .late
-            .get()
-            .map_or((0, 0), |late| late.engine.with_state(|state| (state.value, state.applied_index)));
-        types::Counter { value, instance_id: Self::instance(&facts), is_leader: facts.in_office, applied_index }
+        let (value, applied_index) = self.late.get().map_or((0, 0), |late| {
+            late.engine
+                .with_state(|state| (state.value, state.applied_index))
+        });
+        types::Counter {
+            value,
+            instance_id: Self::instance(&facts),
+            is_leader: facts.in_office,
+            applied_index,
+        }
     }
 
     fn log(&self, from: u64, limit: u32) -> types::LogPage {
-        let Some(late) = self.late.get() else { return types::LogPage::default() };
+        let Some(late) = self.late.get() else {
+            return types::LogPage::default();
+        };
         late.engine.with_state(|state| {
             let total = state.operations.len();
             let start = usize::try_from(from).unwrap_or(usize::MAX).min(total);
             let end = start.saturating_add(limit as usize).min(total);
-            let operations = state.operations.get(start..end).unwrap_or_default().iter().map(operation).collect();
+            let operations = state
+                .operations
+                .get(start..end)
+                .unwrap_or_default()
+                .iter()
+                .map(operation)
+                .collect();
             let next = (end < total).then_some(end as u64);
-            types::LogPage { operations, total_operations: total as u64, next }
+            types::LogPage {
+                operations,
+                total_operations: total as u64,
+                next,
+            }
         })
     }
 
     fn increment(&self) -> BoxFuture<'static, Result<types::Incremented, IncrementRefused>> {
         let facts = self.board.read();
-        let unavailable = |why: &str| IncrementRefused::Unavailable { why: why.to_owned(), retry_after_s: RETRY_AFTER_S };
+        let unavailable = |why: &str| IncrementRefused::Unavailable {
+            why: why.to_owned(),
+            retry_after_s: RETRY_AFTER_S,
+        };
         let Some(late) = self.late.get() else {
             return futures_util::future::ready(Err(unavailable(&facts.summary))).boxed();
         };
         let leads = facts.leader == Some(self.config.token);
         if !leads {
             let leader = self.hint(&facts);
-            return futures_util::future::ready(Err(IncrementRefused::NotLeader { leader })).boxed();
+            return futures_util::future::ready(Err(IncrementRefused::NotLeader { leader }))
+                .boxed();
         }
         if !facts.in_office {
-            return futures_util::future::ready(Err(unavailable("elected, but the log has not confirmed it yet"))).boxed();
+            return futures_util::future::ready(Err(unavailable(
+                "elected, but the log has not confirmed it yet",
+            )))
+            .boxed();
         }
         let (engine, leader) = (late.engine.clone(), late.wallet.address());
         async move {
-            match engine.propose(Body::Increment { leader }, INCREMENT_DEADLINE).await {
+            match engine
+                .propose(Body::Increment { leader }, INCREMENT_DEADLINE)
+                .await
+            {
                 Ok(committed) => incremented(&engine, committed.index, committed.outcome),
-                Err(ProposeError::NotLeader { .. }) => Err(IncrementRefused::NotLeader { leader: None }),
-                Err(ProposeError::Unavailable { why }) => {
-                    Err(IncrementRefused::Unavailable { why, retry_after_s: RETRY_AFTER_S })
+                Err(ProposeError::NotLeader { .. }) => {
+                    Err(IncrementRefused::NotLeader { leader: None })
                 }
+                Err(ProposeError::Unavailable { why }) => Err(IncrementRefused::Unavailable {
+                    why,
+                    retry_after_s: RETRY_AFTER_S,
+                }),
                 Err(ProposeError::Unknown { why }) => Err(IncrementRefused::Unknown { why }),
             }
         }
@@ -237,15 +313,29 @@ impl Backend for NodeBackend {
     }
 }
 
-fn incremented(engine: &Engine, index: u64, outcome: Outcome) -> Result<types::Incremented, IncrementRefused> {
+fn incremented(
+    engine: &Engine,
+    index: u64,
+    outcome: Outcome,
+) -> Result<types::Incremented, IncrementRefused> {
     match outcome {
-        Outcome::Incremented { new_value, operation_id } => {
+        Outcome::Incremented {
+            new_value,
+            operation_id,
+        } => {
             let term = engine.with_state(|state| state.term.as_ref().map_or(0, |t| t.term.0));
-            Ok(types::Incremented { success: true, new_value, operation_id, index, term })
+            Ok(types::Incremented {
+                success: true,
+                new_value,
+                operation_id,
+                index,
+                term,
+            })
         }
-        Outcome::Refused(alarm) => {
-            Err(IncrementRefused::Unavailable { why: alarm.to_string(), retry_after_s: RETRY_AFTER_S })
-        }
+        Outcome::Refused(alarm) => Err(IncrementRefused::Unavailable {
+            why: alarm.to_string(),
+            retry_after_s: RETRY_AFTER_S,
+        }),
         Outcome::Engine | Outcome::Genesis | Outcome::TermStarted(_) | Outcome::Members => {
             unreachable!("an increment is applied as an increment or refused")
         }
@@ -257,8 +347,10 @@ impl Late {
         let view = self.engine.view();
         status.unasked_elections = self.engine.unasked_elections();
         status.gate_refusals = text_keys(self.gate.refusals());
-        status.log.position =
-            types::Position { raft_term: view.position.raft_term, index: view.position.index };
+        status.log.position = types::Position {
+            raft_term: view.position.raft_term,
+            index: view.position.index,
+        };
         status.log.committed = view.committed;
         status.log.applied = view.applied;
         status.log.role = format!("{:?}", view.role).to_lowercase();
@@ -266,7 +358,12 @@ impl Late {
             status.counter_value = state.value;
             status.log.log_id = state.log_id.map(|id| id.to_string());
             status.log_term = state.term.as_ref().map(log_term);
-            status.log_terms = state.terms.iter().chain(state.term.as_ref()).map(log_term).collect();
+            status.log_terms = state
+                .terms
+                .iter()
+                .chain(state.term.as_ref())
+                .map(log_term)
+                .collect();
             status.cold_starts = state.cold_starts;
             status.alarms = state.alarms.iter().map(ToString::to_string).collect();
         });

@@ -29,10 +29,18 @@ impl Book {
     /// The contract was read.
     pub fn follow(&self, view: &ChainView) {
         let mut pages = self.write();
-        pages.members.retain(|token, entry| view.member(*token).is_some_and(|m| m.incarnation == entry.incarnation));
+        pages.members.retain(|token, entry| {
+            view.member(*token)
+                .is_some_and(|m| m.incarnation == entry.incarnation)
+        });
         for m in view.members.iter().filter(|m| m.active) {
             let link = literal(&m.endpoint);
-            let fresh = Entry { incarnation: m.incarnation, session: m.session, link, udp: None };
+            let fresh = Entry {
+                incarnation: m.incarnation,
+                session: m.session,
+                link,
+                udp: None,
+            };
             pages.members.entry(m.token).or_insert(fresh).link = link;
         }
     }
@@ -47,7 +55,10 @@ impl Book {
     /// Where this member's unicast frames go: learnt, else the endpoint in the contract (UDP and link share a
     /// port number by default).
     pub fn udp(&self, token: Token) -> Option<SocketAddr> {
-        self.read().members.get(&token).and_then(|entry| entry.udp.or(entry.link))
+        self.read()
+            .members
+            .get(&token)
+            .and_then(|entry| entry.udp.or(entry.link))
     }
 
     /// The log's first entry is known.
@@ -68,7 +79,10 @@ impl Book {
 
 impl Sessions for Book {
     fn session(&self, token: Token) -> Option<(Incarnation, SessionPublic)> {
-        self.read().members.get(&token).map(|entry| (entry.incarnation, entry.session))
+        self.read()
+            .members
+            .get(&token)
+            .map(|entry| (entry.incarnation, entry.session))
     }
 }
 
@@ -88,5 +102,6 @@ fn literal(endpoint: &str) -> Option<SocketAddr> {
     let address: SocketAddr = endpoint.parse().ok()?;
     let ip = address.ip();
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    (!ip.is_unspecified() && !ip.is_multicast() && !broadcast && address.port() != 0).then_some(address)
+    (!ip.is_unspecified() && !ip.is_multicast() && !broadcast && address.port() != 0)
+        .then_some(address)
 }

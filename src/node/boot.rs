@@ -16,7 +16,9 @@ use synod_agent::keychain::{self, KmsRoot};
 use synod_agent::{Agent, AgentError};
 use synod_attest::report_data::{self, Binding, Nonce};
 use synod_chain::{Chain, ChainError, ChainSettings, Registration, Wallet};
-use synod_wire::{Address, BlockRef, ChainView, Hash, Incarnation, SessionKey, SessionPublic, Term};
+use synod_wire::{
+    Address, BlockRef, ChainView, Hash, Incarnation, SessionKey, SessionPublic, Term,
+};
 
 /// One call to the RPC endpoint.
 const RPC_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,7 +52,9 @@ pub enum BootError {
         remedy: &'static str,
     },
     /// The NFT is not there.
-    #[error("token {token} does not exist on contract {contract}; have it minted, or correct --token")]
+    #[error(
+        "token {token} does not exist on contract {contract}; have it minted, or correct --token"
+    )]
     NoToken {
         /// Asked for.
         token: u64,
@@ -130,9 +134,19 @@ fn rpc_missing(config: &Config, why: &ChainError) -> Missing {
 }
 
 /// Agent, wallet and session: who we are, before anybody was told.
-pub async fn identify(config: &Config, disk: &Disk, chain: &Chain, board: &Board) -> Result<Identity, BootError> {
-    let socket = Agent::find(config.dstack_socket.clone(), &|name| std::env::var(name).ok())?;
-    board.enter(Phase::WaitingForAgent, format!("waiting for the guest agent at {}", socket.display()));
+pub async fn identify(
+    config: &Config,
+    disk: &Disk,
+    chain: &Chain,
+    board: &Board,
+) -> Result<Identity, BootError> {
+    let socket = Agent::find(config.dstack_socket.clone(), &|name| {
+        std::env::var(name).ok()
+    })?;
+    board.enter(
+        Phase::WaitingForAgent,
+        format!("waiting for the guest agent at {}", socket.display()),
+    );
     let agent = Agent::wait(&socket, config.agent_wait, |line| tracing::info!("{line}")).await?;
     let unfit = |expected: &str, found: String, remedy| BootError::Unfit {
         socket: socket.display().to_string(),
@@ -147,22 +161,41 @@ pub async fn identify(config: &Config, disk: &Disk, chain: &Chain, board: &Board
     })?;
     let app_id = Address(info.app_id);
     let compose = app_compose(&info.tcb_info).ok_or_else(|| {
-        unfit("the app's compose text in tcb_info", "none".to_owned(), "set public_tcbinfo in the app's compose")
+        unfit(
+            "the app's compose text in tcb_info",
+            "none".to_owned(),
+            "set public_tcbinfo in the app's compose",
+        )
     })?;
     let salt = hex::encode(disk.wallet_salt()?);
     let instance = hex::encode(instance_id.0);
-    let purpose = format!("synod-v1:{}:{}:{instance}", config.chain_id, config.contract);
-    let derived = agent.key(&format!("synod/wallet/{instance}/{salt}"), &purpose).await?;
+    let purpose = format!(
+        "synod-v1:{}:{}:{instance}",
+        config.chain_id, config.contract
+    );
+    let derived = agent
+        .key(&format!("synod/wallet/{instance}/{salt}"), &purpose)
+        .await?;
     let root = chain.kms_root().await?;
     let links = key_links(&derived, &purpose, &info.app_id, root).map_err(|found| {
-        let remedy = "use an agent whose KMS the contract names, and an app that the contract allows";
-        unfit("a key chain that ends at the contract's KMS root", found, remedy)
+        let remedy =
+            "use an agent whose KMS the contract names, and an app that the contract allows";
+        unfit(
+            "a key chain that ends at the contract's KMS root",
+            found,
+            remedy,
+        )
     })?;
     if !chain.allowed(app_id).await? {
         let expected = format!("an app that contract {} allows", config.contract);
-        return Err(unfit(&expected, format!("app {app_id}"), "run this node as an allowed app, or have the contract allow it"));
+        return Err(unfit(
+            &expected,
+            format!("app {app_id}"),
+            "run this node as an allowed app, or have the contract allow it",
+        ));
     }
-    let wallet = Wallet::from_secret(derived.secret.expose()).map_err(|why| BootError::Keys(why.to_string()))?;
+    let wallet = Wallet::from_secret(derived.secret.expose())
+        .map_err(|why| BootError::Keys(why.to_string()))?;
     let tls = TlsIdentity::generate().map_err(|why| BootError::Keys(why.to_string()))?;
     board.update(|facts| {
         facts.instance_id = Some(instance_id);
@@ -188,15 +221,26 @@ fn key_links(
     root: Address,
 ) -> Result<KeyLinks, String> {
     let links = &derived.signature_chain;
-    let chain = keychain::verify(&derived.public_compressed(), purpose, app_id, links, &KmsRoot::Address(root.0))
-        .map_err(|why| why.to_string())?;
+    let chain = keychain::verify(
+        &derived.public_compressed(),
+        purpose,
+        app_id,
+        links,
+        &KmsRoot::Address(root.0),
+    )
+    .map_err(|why| why.to_string())?;
     let link = |n: usize| -> Result<[u8; 65], String> {
         let bytes = links.get(n).ok_or("a link is missing")?;
-        bytes.as_slice().try_into().map_err(|_| format!("link {n} has {} bytes", bytes.len()))
+        bytes
+            .as_slice()
+            .try_into()
+            .map_err(|_| format!("link {n} has {} bytes", bytes.len()))
     };
     Ok(KeyLinks {
         derived_public: derived.public_uncompressed(),
-        app_public: SessionPublic(chain.app_public).uncompressed().map_err(|why| why.to_string())?,
+        app_public: SessionPublic(chain.app_public)
+            .uncompressed()
+            .map_err(|why| why.to_string())?,
         app_signature: link(0)?,
         kms_signature: link(1)?,
     })
@@ -210,7 +254,9 @@ fn app_compose(tcb_info: &str) -> Option<String> {
 
 fn fresh_session() -> Result<SessionKey, BootError> {
     let mut secret = zeroize::Zeroizing::new([0u8; 32]);
-    OsRng.try_fill_bytes(secret.as_mut()).map_err(|why| BootError::Keys(why.to_string()))?;
+    OsRng
+        .try_fill_bytes(secret.as_mut())
+        .map_err(|why| BootError::Keys(why.to_string()))?;
     SessionKey::from_bytes(&secret).map_err(|why| BootError::Keys(why.to_string()))
 }
 
@@ -239,13 +285,37 @@ pub async fn register(
         board.enter(Phase::Registering, "registering with a fresh quote");
         match register_once(config, identity, chain, board).await {
             Err(BootError::Chain(why @ ChainError::Unavailable { .. })) => {
-                // the transaction may have been mined all the same: `register` again is harmless, it only counts
-                tracing::warn!("registration: {why}; trying again");
+                tracing::warn!("registration: {why}; looking whether it was mined");
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
-            done => return done,
+            Err(other) => return Err(other),
+            Ok(()) => {}
+        }
+        if let Some(membership) = registered(config, identity, chain).await {
+            return Ok(membership);
         }
     }
+}
+
+/// The contract is asked, not the receipt: a transaction whose answer was lost may be mined all the same, and the
+/// contract takes a session key only once.
+async fn registered(config: &Config, identity: &Identity, chain: &Chain) -> Option<Membership> {
+    let view = chain.view().await.ok()?;
+    let incarnation = view
+        .member(config.token)
+        .filter(|m| m.session == identity.session.public())?
+        .incarnation;
+    tracing::info!(
+        incarnation = incarnation.0,
+        block = view.block.number,
+        "registered"
+    );
+    Some(Membership {
+        incarnation,
+        term: view.term,
+        restarted: view.elected_block != 0,
+        view,
+    })
 }
 
 async fn ready(
@@ -256,24 +326,39 @@ async fn ready(
     let wallet = identity.wallet.address();
     let state = chain.token(config.token, wallet).await?;
     let Some(owner) = state.owner else {
-        return Err(BootError::NoToken { token: config.token.0, contract: config.contract });
+        return Err(BootError::NoToken {
+            token: config.token.0,
+            contract: config.contract,
+        });
     };
     let adopted = state.adoption == Some((wallet, identity.instance_id)) || owner == wallet;
     if !adopted {
-        let found = state.adoption.map_or("nobody".to_owned(), |(w, i)| format!("wallet {w} of instance {i}"));
+        let found = state.adoption.map_or("nobody".to_owned(), |(w, i)| {
+            format!("wallet {w} of instance {i}")
+        });
         let remedy = format!(
             "as the owner {owner}, send adopt({}, {wallet}, {}) to contract {} (with some ether as its first gas)",
             config.token, identity.instance_id, config.contract
         );
         let expected = format!("wallet {wallet} of instance {}", identity.instance_id);
-        let missing = Missing { what: "adoption by the token's owner", expected, found, remedy };
+        let missing = Missing {
+            what: "adoption by the token's owner",
+            expected,
+            found,
+            remedy,
+        };
         return Ok(Some((Phase::WaitingForAdoption, missing)));
     }
-    let need = chain.registration_cost_wei().await?.saturating_mul(ELECTIONS_PAID);
+    let need = chain
+        .registration_cost_wei()
+        .await?
+        .saturating_mul(ELECTIONS_PAID);
     if state.balance_wei < need {
         let missing = Missing {
             what: "gas",
-            expected: format!("{need} wei (a registration and {ELECTIONS_PAID} elections) in wallet {wallet}"),
+            expected: format!(
+                "{need} wei (a registration and {ELECTIONS_PAID} elections) in wallet {wallet}"
+            ),
             found: format!("{} wei", state.balance_wei),
             remedy: format!("send ether to {wallet}"),
         };
@@ -287,12 +372,16 @@ async fn register_once(
     identity: &Identity,
     chain: &Chain,
     board: &Board,
-) -> Result<Membership, BootError> {
+) -> Result<(), BootError> {
     let head = chain.head().await?;
     let (evidence_hash, attestation) = evidence(config, identity, head).await?;
     board.update(|facts| facts.attestation = attestation);
     let lifetime = chain.max_lifetime_s().await?;
-    let session_public = identity.session.public().uncompressed().map_err(|why| BootError::Keys(why.to_string()))?;
+    let session_public = identity
+        .session
+        .public()
+        .uncompressed()
+        .map_err(|why| BootError::Keys(why.to_string()))?;
     let registration = Registration {
         token: config.token,
         instance_id: identity.instance_id,
@@ -309,14 +398,8 @@ async fn register_once(
     };
     tracing::debug!(purpose = identity.purpose, "registering");
     let registered = chain.register(&identity.wallet, &registration).await?;
-    let view = chain.view().await?;
-    tracing::info!(incarnation = registered.incarnation.0, block = registered.block, tx = %registered.tx, "registered");
-    Ok(Membership {
-        incarnation: registered.incarnation,
-        term: view.term,
-        restarted: view.elected_block != 0,
-        view,
-    })
+    tracing::debug!(tx = %registered.tx, "the registration is mined");
+    Ok(())
 }
 
 /// What the chain keeps the hash of; the document itself travels with the Attestation issue.
@@ -330,7 +413,11 @@ struct Evidence<'a> {
     block_hash: String,
 }
 
-async fn evidence(config: &Config, identity: &Identity, block: BlockRef) -> Result<(Hash, String), BootError> {
+async fn evidence(
+    config: &Config,
+    identity: &Identity,
+    block: BlockRef,
+) -> Result<(Hash, String), BootError> {
     let binding = Binding {
         chain_id: config.chain_id,
         contract: config.contract.0,
@@ -340,7 +427,13 @@ async fn evidence(config: &Config, identity: &Identity, block: BlockRef) -> Resu
         session_public: identity.session.public().0,
         tls_spki: identity.tls.spki_hash().0,
     };
-    let expected = report_data::bind(&binding, &Nonce::Block { number: block.number, hash: block.hash.0 });
+    let expected = report_data::bind(
+        &binding,
+        &Nonce::Block {
+            number: block.number,
+            hash: block.hash.0,
+        },
+    );
     let quote = identity.agent.quote(&expected).await?;
     let document = Evidence {
         version: 1,
@@ -351,6 +444,7 @@ async fn evidence(config: &Config, identity: &Identity, block: BlockRef) -> Resu
         block_hash: block.hash.to_string(),
     };
     let json = serde_json::to_vec(&document).map_err(|why| BootError::Keys(why.to_string()))?;
-    let verdict = synod_attest::own_verdict(&quote.bytes, &quote.event_log, &identity.compose, &expected);
+    let verdict =
+        synod_attest::own_verdict(&quote.bytes, &quote.event_log, &identity.compose, &expected);
     Ok((Hash(Sha256::digest(&json).into()), verdict.to_string()))
 }

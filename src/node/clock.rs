@@ -31,5 +31,7 @@ impl Clock {
 
 /// Unix seconds, for people and for expiry dates; never for a decision about who is alive.
 pub fn wall_seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |d| d.as_secs_f64())
 }

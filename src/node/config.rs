@@ -77,7 +77,12 @@ impl Config {
 
     /// `args` win over `env`; `env` is asked for the names of [`SOURCES`] only.
     pub fn resolve(args: &Said, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
-        let mut r = Resolver { args, env, faults: Vec::new(), origins: Vec::new() };
+        let mut r = Resolver {
+            args,
+            env,
+            faults: Vec::new(),
+            origins: Vec::new(),
+        };
         let config = r.config();
         match config {
             Some(mut config) if r.faults.is_empty() => {
@@ -130,14 +135,20 @@ struct Value {
 
 impl Resolver<'_> {
     fn config(&mut self) -> Option<Config> {
-        let token = self.number("token", "a token id from 1 to 9007199254740991", 1..=(1 << 53) - 1);
+        let token = self.number(
+            "token",
+            "a token id from 1 to 9007199254740991",
+            1..=(1 << 53) - 1,
+        );
         let chain_id = self.number("chain-id", "a chain id", 1..=u64::MAX);
-        let contract = self.parse::<Address>("contract", "a contract address, 0x and 40 hex digits");
+        let contract =
+            self.parse::<Address>("contract", "a contract address, 0x and 40 hex digits");
         let rpc = self.rpc();
         let data_dir = self.value("data-dir").map(|v| PathBuf::from(v.text));
         let host = self.parse::<Ipv4Addr>("host", "an IPv4 address of this machine");
         let http_host = self.http_host();
-        let interface = self.parse::<Ipv4Addr>("interface", "the IPv4 address of a network interface");
+        let interface =
+            self.parse::<Ipv4Addr>("interface", "the IPv4 address of a network interface");
         let group = self.group();
         let base = self.number("udp-port-base", "a port number", 1..=65_535);
         let by_id = |start: u64| Some(token?.saturating_add(start));
@@ -145,9 +156,13 @@ impl Resolver<'_> {
         let udp_port = self.port("udp-port", by_id(base?));
         let link_port = self.port("link-port", udp_port.map(u64::from));
         let timing = self.timing();
-        let socket = self.optional("dstack-socket").map(|v| PathBuf::from(v.text));
+        let socket = self
+            .optional("dstack-socket")
+            .map(|v| PathBuf::from(v.text));
         let agent_wait = self.seconds("agent-wait");
-        let names = self.optional("http-names").map_or(Vec::new(), |v| v.text.split(',').map(|n| n.trim().to_owned()).collect());
+        let names = self.optional("http-names").map_or(Vec::new(), |v| {
+            v.text.split(',').map(|n| n.trim().to_owned()).collect()
+        });
         let log_level = self.value("log-level")?.text.to_lowercase();
         let host = host?;
         Some(Config {
@@ -177,12 +192,26 @@ impl Resolver<'_> {
             .args
             .0
             .get(name)
-            .map(|text| Value { text: text.clone(), origin: format!("--{name}") })
-            .or_else(|| (self.env)(variable).map(|text| Value { text, origin: variable.to_owned() }))
-            .or_else(|| default.map(|text| Value { text: text.to_owned(), origin: "default".to_owned() }));
+            .map(|text| Value {
+                text: text.clone(),
+                origin: format!("--{name}"),
+            })
+            .or_else(|| {
+                (self.env)(variable).map(|text| Value {
+                    text,
+                    origin: variable.to_owned(),
+                })
+            })
+            .or_else(|| {
+                default.map(|text| Value {
+                    text: text.to_owned(),
+                    origin: "default".to_owned(),
+                })
+            });
         match found {
             Some(value) => {
-                self.origins.push((name.to_owned(), value.text.clone(), value.origin.clone()));
+                self.origins
+                    .push((name.to_owned(), value.text.clone(), value.origin.clone()));
                 Some(value)
             }
             None => {
@@ -203,8 +232,14 @@ impl Resolver<'_> {
 
     fn fault(&mut self, value: &Value, expected: &str, remedy: &str) {
         let found = value.text.chars().take(120).collect();
-        let (origin, expected, remedy) = (value.origin.clone(), expected.to_owned(), remedy.to_owned());
-        self.faults.push(Fault { origin, expected, found, remedy });
+        let (origin, expected, remedy) =
+            (value.origin.clone(), expected.to_owned(), remedy.to_owned());
+        self.faults.push(Fault {
+            origin,
+            expected,
+            found,
+            remedy,
+        });
     }
 
     fn parse<T: FromStr>(&mut self, name: &'static str, expected: &str) -> Option<T> {
@@ -216,9 +251,18 @@ impl Resolver<'_> {
         parsed
     }
 
-    fn number(&mut self, name: &'static str, expected: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+    fn number(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
         let value = self.value(name)?;
-        let parsed = value.text.parse().ok().filter(|number| range.contains(number));
+        let parsed = value
+            .text
+            .parse()
+            .ok()
+            .filter(|number| range.contains(number));
         if parsed.is_none() {
             self.fault(&value, expected, "correct the value");
         }
@@ -229,14 +273,25 @@ impl Resolver<'_> {
         let Some(value) = self.optional(name) else {
             let port = default.and_then(|port| u16::try_from(port).ok());
             if port.is_none() && default.is_some() {
-                let value = Value { text: default.unwrap_or(0).to_string(), origin: format!("default of --{name}") };
-                self.fault(&value, "a port up to 65535", &format!("give --{name}: the default is made of the token id"));
+                let value = Value {
+                    text: default.unwrap_or(0).to_string(),
+                    origin: format!("default of --{name}"),
+                };
+                self.fault(
+                    &value,
+                    "a port up to 65535",
+                    &format!("give --{name}: the default is made of the token id"),
+                );
             }
             return port;
         };
         let port = value.text.parse().ok();
         if port.is_none() {
-            self.fault(&value, "a port number from 0 to 65535", "choose a free port");
+            self.fault(
+                &value,
+                "a port number from 0 to 65535",
+                "choose a free port",
+            );
         }
         port
     }
@@ -246,7 +301,11 @@ impl Resolver<'_> {
         if value.text.starts_with("http://") && value.text.len() > 7 {
             return Some(value.text);
         }
-        self.fault(&value, "an http:// URL", "https RPC comes with the production container (feature tls)");
+        self.fault(
+            &value,
+            "an http:// URL",
+            "https RPC comes with the production container (feature tls)",
+        );
         None
     }
 
@@ -264,11 +323,23 @@ impl Resolver<'_> {
 
     fn group(&mut self) -> Option<SocketAddrV4> {
         let group = self.value("multicast-group")?;
-        let address = group.text.parse::<Ipv4Addr>().ok().filter(Ipv4Addr::is_multicast);
+        let address = group
+            .text
+            .parse::<Ipv4Addr>()
+            .ok()
+            .filter(Ipv4Addr::is_multicast);
         if address.is_none() {
-            self.fault(&group, "an IPv4 multicast address, 224.0.0.0 to 239.255.255.255", "correct the value");
+            self.fault(
+                &group,
+                "an IPv4 multicast address, 224.0.0.0 to 239.255.255.255",
+                "correct the value",
+            );
         }
-        let port = self.number("multicast-port", "a port number from 1 to 65535", 1..=65_535);
+        let port = self.number(
+            "multicast-port",
+            "a port number from 1 to 65535",
+            1..=65_535,
+        );
         Some(SocketAddrV4::new(address?, u16::try_from(port?).ok()?))
     }
 
@@ -278,7 +349,11 @@ impl Resolver<'_> {
             "lan" => Timing::lan(),
             "seed" => Timing::seed(),
             _ => {
-                self.fault(&profile, "lan or seed", "choose one of the two timing profiles");
+                self.fault(
+                    &profile,
+                    "lan or seed",
+                    "choose one of the two timing profiles",
+                );
                 return None;
             }
         };
@@ -293,14 +368,30 @@ impl Resolver<'_> {
             timing.ok_wait_ms = timeout;
         }
         if let Some(copies) = self.optional("multicast-retries") {
-            match copies.text.parse::<u32>().ok().filter(|n| (1..=20).contains(n)) {
+            match copies
+                .text
+                .parse::<u32>()
+                .ok()
+                .filter(|n| (1..=20).contains(n))
+            {
                 Some(copies) => timing.join_copies = copies,
-                None => self.fault(&copies, "a number of copies from 1 to 20", "correct the value"),
+                None => self.fault(
+                    &copies,
+                    "a number of copies from 1 to 20",
+                    "correct the value",
+                ),
             }
         }
         for fault in timing.faults() {
-            let value = Value { text: fault.found, origin: "timing".to_owned() };
-            self.fault(&value, fault.rule, "change DS_HEARTBEAT_INTERVAL, DS_HEARTBEAT_TIMEOUT or DS_ELECTION_TIMEOUT");
+            let value = Value {
+                text: fault.found,
+                origin: "timing".to_owned(),
+            };
+            self.fault(
+                &value,
+                fault.rule,
+                "change DS_HEARTBEAT_INTERVAL, DS_HEARTBEAT_TIMEOUT or DS_ELECTION_TIMEOUT",
+            );
         }
         Some(timing)
     }
@@ -308,9 +399,17 @@ impl Resolver<'_> {
     /// Seconds with decimals, as milliseconds; at most one day.
     fn seconds(&mut self, name: &'static str) -> Option<u64> {
         let value = self.optional(name)?;
-        let seconds = value.text.parse::<f64>().ok().filter(|s| (0.001..=86_400.0).contains(s));
+        let seconds = value
+            .text
+            .parse::<f64>()
+            .ok()
+            .filter(|s| (0.001..=86_400.0).contains(s));
         if seconds.is_none() {
-            self.fault(&value, "seconds, decimals allowed, from 0.001 to 86400", "correct the value");
+            self.fault(
+                &value,
+                "seconds, decimals allowed, from 0.001 to 86400",
+                "correct the value",
+            );
         }
         seconds.map(|s| (s * 1_000.0) as u64)
     }
@@ -321,8 +420,18 @@ mod tests {
     use super::*;
 
     fn said(pairs: &[(&'static str, &str)]) -> Said {
-        let least = [("token", "2"), ("contract", "0x5fbdb2315678afecb367f032d93f642f64180aa3"), ("data-dir", "d")];
-        Said(least.iter().chain(pairs).map(|(name, text)| (*name, (*text).to_owned())).collect())
+        let least = [
+            ("token", "2"),
+            ("contract", "0x5fbdb2315678afecb367f032d93f642f64180aa3"),
+            ("data-dir", "d"),
+        ];
+        Said(
+            least
+                .iter()
+                .chain(pairs)
+                .map(|(name, text)| (*name, (*text).to_owned()))
+                .collect(),
+        )
     }
 
     fn none(_: &str) -> Option<String> {
@@ -344,9 +453,25 @@ mod tests {
             "DS_MULTICAST_GROUP" => Some("10.0.0.1".to_owned()),
             _ => None,
         };
-        let args = said(&[("contract", "0x12"), ("rpc", "ftp://x"), ("http-port", "70000"), ("token", "zero")]);
-        let text = Config::resolve(&args, &env).expect_err("faulty").to_string();
-        for part in ["DS_HEARTBEAT_INTERVAL", "2,5", "DS_MULTICAST_GROUP", "--contract", "0x12", "--rpc", "70000", "zero"] {
+        let args = said(&[
+            ("contract", "0x12"),
+            ("rpc", "ftp://x"),
+            ("http-port", "70000"),
+            ("token", "zero"),
+        ]);
+        let text = Config::resolve(&args, &env)
+            .expect_err("faulty")
+            .to_string();
+        for part in [
+            "DS_HEARTBEAT_INTERVAL",
+            "2,5",
+            "DS_MULTICAST_GROUP",
+            "--contract",
+            "0x12",
+            "--rpc",
+            "70000",
+            "zero",
+        ] {
             assert!(text.contains(part), "{part} is missing in: {text}");
         }
     }
@@ -354,22 +479,36 @@ mod tests {
     #[test]
     fn a_timeout_below_twice_the_interval_is_refused_with_both_values() {
         let args = said(&[("heartbeat-interval", "1"), ("heartbeat-timeout", "1.5")]);
-        let text = Config::resolve(&args, &none).expect_err("contradiction").to_string();
-        assert!(text.contains("1500 ms") && text.contains("1000 ms"), "{text}");
+        let text = Config::resolve(&args, &none)
+            .expect_err("contradiction")
+            .to_string();
+        assert!(
+            text.contains("1500 ms") && text.contains("1000 ms"),
+            "{text}"
+        );
     }
 
     #[test]
     fn the_api_stays_on_loopback() {
-        let text = Config::resolve(&said(&[("http-host", "0.0.0.0")]), &none).expect_err("public").to_string();
-        assert!(text.contains("0.0.0.0") && text.contains("loopback"), "{text}");
+        let text = Config::resolve(&said(&[("http-host", "0.0.0.0")]), &none)
+            .expect_err("public")
+            .to_string();
+        assert!(
+            text.contains("0.0.0.0") && text.contains("loopback"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_variable_of_the_prototype_keeps_its_unit_and_the_command_line_wins() {
         let env = |name: &str| (name == "DS_HEARTBEAT_TIMEOUT").then(|| "0.6".to_owned());
         let config = Config::resolve(&said(&[]), &env).expect("complete");
-        assert_eq!((config.timing.suspect_ms, config.timing.fail_ms), (600, 1_200));
-        let config = Config::resolve(&said(&[("heartbeat-timeout", "0.5")]), &env).expect("complete");
+        assert_eq!(
+            (config.timing.suspect_ms, config.timing.fail_ms),
+            (600, 1_200)
+        );
+        let config =
+            Config::resolve(&said(&[("heartbeat-timeout", "0.5")]), &env).expect("complete");
         assert_eq!(config.timing.suspect_ms, 500);
     }
 }

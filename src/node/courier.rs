@@ -21,11 +21,19 @@ impl LinkCourier {
 }
 
 impl Courier for LinkCourier {
-    fn call(&self, to: Token, request: Vec<u8>, deadline: Duration) -> BoxFuture<'static, Result<Vec<u8>, CourierError>> {
+    fn call(
+        &self,
+        to: Token,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Vec<u8>, CourierError>> {
         let links = self.0.get().cloned();
         async move {
             let links = links.ok_or_else(|| CourierError::new("the links are not up yet"))?;
-            links.call(to, request, deadline).await.map_err(|why| CourierError::new(why.to_string()))
+            links
+                .call(to, request, deadline)
+                .await
+                .map_err(|why| CourierError::new(why.to_string()))
         }
         .boxed()
     }
@@ -42,7 +50,10 @@ pub struct Service {
 impl LinkService for Service {
     fn answer(&self, from: LinkPeer, request: Vec<u8>) -> BoxFuture<'static, Vec<u8>> {
         let engine = self.engine.clone();
-        let peer = Peer { token: from.token, incarnation: from.incarnation };
+        let peer = Peer {
+            token: from.token,
+            incarnation: from.incarnation,
+        };
         async move { engine.answer(peer, &request).await }.boxed()
     }
 

@@ -64,9 +64,13 @@ impl Disk {
         let lock = private(OpenOptions::new().write(true).create(true).truncate(false))
             .open(dir.join(LOCK))
             .map_err(fail(LOCK))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| DiskError::Locked { dir: dir.to_owned() })?;
-        let disk = Self { dir: dir.to_owned(), _lock: lock };
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| DiskError::Locked {
+            dir: dir.to_owned(),
+        })?;
+        let disk = Self {
+            dir: dir.to_owned(),
+            _lock: lock,
+        };
         disk.mark(cluster, token)?;
         Ok(disk)
     }
@@ -79,11 +83,13 @@ impl Disk {
     /// 32 random bytes, made at first use.
     pub fn wallet_salt(&self) -> Result<[u8; 32], DiskError> {
         if let Some(bytes) = self.read(SALT, 33)? {
-            return bytes.try_into().map_err(|found: Vec<u8>| DiskError::Foreign {
-                dir: self.dir.clone(),
-                expected: format!("{SALT} of 32 bytes"),
-                found: format!("{SALT} of {} bytes", found.len()),
-            });
+            return bytes
+                .try_into()
+                .map_err(|found: Vec<u8>| DiskError::Foreign {
+                    dir: self.dir.clone(),
+                    expected: format!("{SALT} of 32 bytes"),
+                    found: format!("{SALT} of {} bytes", found.len()),
+                });
         }
         let mut salt = [0; 32];
         OsRng.fill_bytes(&mut salt);
@@ -98,7 +104,11 @@ impl Disk {
             Some(found) if found == expected.as_bytes() => Ok(()),
             Some(found) => {
                 let found = String::from_utf8_lossy(&found).into_owned();
-                Err(DiskError::Foreign { dir: self.dir.clone(), expected, found })
+                Err(DiskError::Foreign {
+                    dir: self.dir.clone(),
+                    expected,
+                    found,
+                })
             }
         }
     }
@@ -108,7 +118,10 @@ impl Disk {
         match File::open(self.dir.join(name)) {
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(why) => return Err(self.io(name, why)),
-            Ok(file) => file.take(len_max).read_to_end(&mut bytes).map_err(|why| self.io(name, why))?,
+            Ok(file) => file
+                .take(len_max)
+                .read_to_end(&mut bytes)
+                .map_err(|why| self.io(name, why))?,
         };
         Ok(Some(bytes))
     }
@@ -117,7 +130,8 @@ impl Disk {
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
         let beside = self.dir.join(format!("{name}.new"));
         let write = || -> io::Result<()> {
-            let mut file = private(OpenOptions::new().write(true).create(true).truncate(true)).open(&beside)?;
+            let mut file = private(OpenOptions::new().write(true).create(true).truncate(true))
+                .open(&beside)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             std::fs::rename(&beside, self.dir.join(name))?;
@@ -127,7 +141,11 @@ impl Disk {
     }
 
     fn io(&self, name: &str, why: io::Error) -> DiskError {
-        DiskError::Io { dir: self.dir.clone(), path: name.to_owned(), why }
+        DiskError::Io {
+            dir: self.dir.clone(),
+            path: name.to_owned(),
+            why,
+        }
     }
 }
 
@@ -153,11 +171,20 @@ mod tests {
     #[test]
     fn the_salt_is_made_once_and_readable_by_the_owner_only() {
         let dir = scratch("salt");
-        let first = Disk::open(&dir, cluster(1), Token(1)).expect("fresh").wallet_salt().expect("made");
-        let again = Disk::open(&dir, cluster(1), Token(1)).expect("same").wallet_salt().expect("read");
+        let first = Disk::open(&dir, cluster(1), Token(1))
+            .expect("fresh")
+            .wallet_salt()
+            .expect("made");
+        let again = Disk::open(&dir, cluster(1), Token(1))
+            .expect("same")
+            .wallet_salt()
+            .expect("read");
         assert_eq!(first, again);
         assert_ne!(first, [0; 32]);
-        let mode = std::fs::metadata(dir.join(SALT)).expect("is there").permissions().mode();
+        let mode = std::fs::metadata(dir.join(SALT))
+            .expect("is there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -166,8 +193,14 @@ mod tests {
         let dir = scratch("foreign");
         drop(Disk::open(&dir, cluster(1), Token(1)).expect("fresh"));
         for (other, token) in [(cluster(2), Token(1)), (cluster(1), Token(2))] {
-            let text = Disk::open(&dir, other, token).map(drop).expect_err("foreign").to_string();
-            assert!(text.contains(&cluster(1).to_string()) && text.contains(&other.to_string()), "{text}");
+            let text = Disk::open(&dir, other, token)
+                .map(drop)
+                .expect_err("foreign")
+                .to_string();
+            assert!(
+                text.contains(&cluster(1).to_string()) && text.contains(&other.to_string()),
+                "{text}"
+            );
         }
     }
 
@@ -175,6 +208,9 @@ mod tests {
     fn a_second_process_on_the_same_directory_is_refused() {
         let dir = scratch("lock");
         let _first = Disk::open(&dir, cluster(1), Token(1)).expect("fresh");
-        assert!(matches!(Disk::open(&dir, cluster(1), Token(1)), Err(DiskError::Locked { .. })));
+        assert!(matches!(
+            Disk::open(&dir, cluster(1), Token(1)),
+            Err(DiskError::Locked { .. })
+        ));
     }
 }

@@ -105,8 +105,12 @@ impl Driver {
 
     fn engine_facts(&self) -> EngineFacts {
         let view = self.engine.view();
-        let lease = view.quorum_ack_age_ms.is_some_and(|age| age < self.config.timing.fail_ms);
-        let log_term = self.engine.with_state(|state| state.term.as_ref().map(|t| (t.term, t.leader)));
+        let lease = view
+            .quorum_ack_age_ms
+            .is_some_and(|age| age < self.config.timing.fail_ms);
+        let log_term = self
+            .engine
+            .with_state(|state| state.term.as_ref().map(|t| (t.term, t.leader)));
         EngineFacts {
             position: view.position,
             committed: view.committed,
@@ -120,7 +124,10 @@ impl Driver {
 
     /// A datagram or a frame over a link: the same checks for both.
     fn hear(&mut self, bytes: &[u8], from: Option<SocketAddr>) {
-        match self.opener.open(bytes, self.book.as_ref(), &mut self.windows) {
+        match self
+            .opener
+            .open(bytes, self.book.as_ref(), &mut self.windows)
+        {
             Ok(frame) => {
                 self.metrics.frame_received(frame.value().kind());
                 if let Some(address) = from {
@@ -145,7 +152,9 @@ impl Driver {
         match sight {
             Sight::View(view) => self.see(*view),
             Sight::Trouble(why) => {
-                tracing::warn!("the chain cannot be read: {why}; the leader goes on, nobody can be elected");
+                tracing::warn!(
+                    "the chain cannot be read: {why}; the leader goes on, nobody can be elected"
+                );
                 self.board.update(|facts| facts.chain_trouble = Some(why));
                 None
             }
@@ -185,10 +194,14 @@ impl Driver {
     fn fenced(&self, view: &ChainView) -> Option<String> {
         let (token, ours) = (self.config.token, self.membership.incarnation);
         match view.member(token) {
-            None => Some(format!("token {token} is no longer active on the contract (sold, deactivated or expired)")),
+            None => Some(format!(
+                "token {token} is no longer active on the contract (sold, deactivated or expired)"
+            )),
             Some(m) if m.incarnation > ours => {
                 let newer = m.incarnation;
-                Some(format!("incarnation {newer} of token {token} has registered; this one is {ours}: only one may run"))
+                Some(format!(
+                    "incarnation {newer} of token {token} has registered; this one is {ours}: only one may run"
+                ))
             }
             Some(_) => None,
         }
@@ -201,17 +214,28 @@ impl Driver {
             standing.term = cluster.highest_term();
             standing.leader = cluster.leader();
             standing.block = self.view.block.number;
-            standing.incarnations =
-                self.view.members.iter().filter(|m| m.active).map(|m| (m.token, m.incarnation)).collect();
+            standing.incarnations = self
+                .view
+                .members
+                .iter()
+                .filter(|m| m.active)
+                .map(|m| (m.token, m.incarnation))
+                .collect();
             standing.mute = match cluster.mute() {
                 Mute::Unmuted => synod_counter::Mute::Unmuted,
                 Mute::Muted { .. } => synod_counter::Mute::Muted,
                 Mute::ColdStart { .. } => synod_counter::Mute::ColdStart,
             };
-            standing.promise =
-                cluster.promise().map(|p| synod_counter::Promise { term: p.term, until_ms: p.until_ms });
+            standing.promise = cluster.promise().map(|p| synod_counter::Promise {
+                term: p.term,
+                until_ms: p.until_ms,
+            });
         });
-        self.engine.claim(self.cluster.won().map(|term| (term, self.view.block.number)));
+        self.engine.claim(
+            self.cluster
+                .won()
+                .map(|term| (term, self.view.block.number)),
+        );
     }
 
     fn report(&mut self, report: Report) {
@@ -233,8 +257,15 @@ impl Driver {
                 Effect::Birth(members) => self.errands.birth(members),
                 Effect::Seek => self.errands.seek(),
                 Effect::StartTerm { term, voted_muted } => {
-                    let seated = self.view.members.iter().filter(|m| m.active && m.seated).map(|m| m.token).collect();
-                    self.errands.start_term(&self.view, term, voted_muted, seated);
+                    let seated = self
+                        .view
+                        .members
+                        .iter()
+                        .filter(|m| m.active && m.seated)
+                        .map(|m| m.token)
+                        .collect();
+                    self.errands
+                        .start_term(&self.view, term, voted_muted, seated);
                 }
                 Effect::LookAtChain => self.look.notify_one(),
                 Effect::Notice(notice) => self.say(&notice),
@@ -265,21 +296,35 @@ impl Driver {
         let me = self.config.token;
         let leader = self.cluster.leader();
         match notice {
-            Notice::Suspected(token) => tracing::warn!("Node {me}: Node {token} SUSPECTED (missed heartbeat timeout)"),
-            Notice::Failed(token) => tracing::warn!("Node {me}: Node {token} FAILED (sustained heartbeat absence)"),
+            Notice::Suspected(token) => {
+                tracing::warn!("Node {me}: Node {token} SUSPECTED (missed heartbeat timeout)")
+            }
+            Notice::Failed(token) => {
+                tracing::warn!("Node {me}: Node {token} FAILED (sustained heartbeat absence)")
+            }
             Notice::Alive(token) => tracing::info!("Node {me}: Node {token} ALIVE"),
             Notice::Left(token) => tracing::info!("Node {me}: Node {token} LEFT"),
             Notice::LeaderGone(term) => match leader {
-                Some(_) => tracing::warn!("Node {me}: LEADER FAILED - triggering election for term {term}"),
-                None => tracing::info!("Node {me}: the office is vacant - triggering election for term {term}"),
+                Some(_) => {
+                    tracing::warn!("Node {me}: LEADER FAILED - triggering election for term {term}")
+                }
+                None => tracing::info!(
+                    "Node {me}: the office is vacant - triggering election for term {term}"
+                ),
             },
             Notice::Candidate(term) => {
-                tracing::info!("Node {me}: No higher-priority nodes, declaring self as candidate for term {term}");
+                tracing::info!(
+                    "Node {me}: No higher-priority nodes, declaring self as candidate for term {term}"
+                );
             }
             Notice::Leading(term) => tracing::info!("Node {me}: COORDINATOR for term {term}"),
-            Notice::Unmuted(term) => tracing::info!("Node {me}: caught up with term {term}: votes, signs and answers again"),
+            Notice::Unmuted(term) => tracing::info!(
+                "Node {me}: caught up with term {term}: votes, signs and answers again"
+            ),
             Notice::ColdStart(term) => {
-                tracing::warn!("Node {me}: no unmuted majority is left: voting by disk for term {term} (cold start)");
+                tracing::warn!(
+                    "Node {me}: no unmuted majority is left: voting by disk for term {term} (cold start)"
+                );
             }
             Notice::NoLog(term) => tracing::error!(
                 "Node {me}: elected for term {term} after a restart with an empty disk: the log is lost or was never \
@@ -311,7 +356,14 @@ impl Driver {
             .peers()
             .map(|(token, health, age, beat)| {
                 let age_ms = (age != u64::MAX).then_some(age);
-                (token, PeerFact { health, age_ms, beat: beat.cloned() })
+                (
+                    token,
+                    PeerFact {
+                        health,
+                        age_ms,
+                        beat: beat.cloned(),
+                    },
+                )
             })
             .collect();
         self.board.update(|facts| {
@@ -333,13 +385,19 @@ impl Driver {
         }
         let text = match self.cluster.leader() {
             _ if self.cluster.in_office() => format!("leads term {term}"),
-            Some(leader) if leader == self.config.token => format!("elected for term {term}, taking the office"),
-            Some(leader) if self.cluster.leader_gone() => format!("node {leader}, leader of term {term}, is gone: electing"),
+            Some(leader) if leader == self.config.token => {
+                format!("elected for term {term}, taking the office")
+            }
+            Some(leader) if self.cluster.leader_gone() => {
+                format!("node {leader}, leader of term {term}, is gone: electing")
+            }
             Some(leader) => format!("follows node {leader}, leader of term {term}"),
-            None if self.view.elected_block == 0 && self.view.seated_count < self.view.founders => format!(
-                "waits for {} founding members, {} are registered",
-                self.view.founders, self.view.seated_count
-            ),
+            None if self.view.elected_block == 0 && self.view.seated_count < self.view.founders => {
+                format!(
+                    "waits for {} founding members, {} are registered",
+                    self.view.founders, self.view.seated_count
+                )
+            }
             None => format!("the office is vacant since term {term}: electing"),
         };
         (Phase::Serving, text)

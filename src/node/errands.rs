@@ -109,24 +109,54 @@ impl Errands {
     }
 
     /// Write Genesis if there is none, then TermStart with the transaction that elected us.
-    pub fn start_term(&self, view: &ChainView, term: Term, voted_muted: Vec<Token>, seated: Vec<Token>) {
+    pub fn start_term(
+        &self,
+        view: &ChainView,
+        term: Term,
+        voted_muted: Vec<Token>,
+        seated: Vec<Token>,
+    ) {
         let (chain, engine) = (self.chain.clone(), self.engine.clone());
-        let (cluster, token, incarnation) = (self.config.cluster(), self.config.token, self.incarnation);
+        let (cluster, token, incarnation) =
+            (self.config.cluster(), self.config.token, self.incarnation);
         let (block, elected_block) = (view.block, view.elected_block);
         self.run(&self.starting, async move {
             let started = async {
-                let record = chain.election(term, elected_block).await.map_err(|why| why.to_string())?;
-                let record = record.ok_or_else(|| format!("no LeaderElected({term}) in block {elected_block}"))?;
+                let record = chain
+                    .election(term, elected_block)
+                    .await
+                    .map_err(|why| why.to_string())?;
+                let record = record
+                    .ok_or_else(|| format!("no LeaderElected({term}) in block {elected_block}"))?;
                 if engine.with_state(|state| state.log_id.is_none()) {
-                    let genesis = Body::Genesis { cluster, block, members: seated };
-                    engine.propose(genesis, PROPOSE_DEADLINE).await.map_err(|why| why.to_string())?;
+                    let genesis = Body::Genesis {
+                        cluster,
+                        block,
+                        members: seated,
+                    };
+                    engine
+                        .propose(genesis, PROPOSE_DEADLINE)
+                        .await
+                        .map_err(|why| why.to_string())?;
                 }
                 let (tx, block) = (record.tx, record.block);
-                let start = Body::TermStart { term, leader: token, incarnation, tx, block, voted_muted };
-                engine.propose(start, PROPOSE_DEADLINE).await.map_err(|why| why.to_string())
+                let start = Body::TermStart {
+                    term,
+                    leader: token,
+                    incarnation,
+                    tx,
+                    block,
+                    voted_muted,
+                };
+                engine
+                    .propose(start, PROPOSE_DEADLINE)
+                    .await
+                    .map_err(|why| why.to_string())
             };
             match started.await {
-                Ok(committed) => tracing::info!(index = committed.index, "TermStart({term}) is committed"),
+                Ok(committed) => {
+                    tracing::info!(index = committed.index, "TermStart({term}) is committed")
+                }
                 Err(why) => tracing::warn!("TermStart({term}): {why}"),
             }
             Report::Done
@@ -136,20 +166,35 @@ impl Errands {
     /// The log's list of sessions follows the contract's.
     pub fn adopt_roster(&self, view: &ChainView) {
         let roster_hash = view.roster_hash();
-        if self.engine.with_state(|state| state.members.as_ref().map(|m| m.roster_hash)) == Some(roster_hash) {
+        if self
+            .engine
+            .with_state(|state| state.members.as_ref().map(|m| m.roster_hash))
+            == Some(roster_hash)
+        {
             return;
         }
         let members = view
             .members
             .iter()
             .filter(|m| m.active)
-            .map(|m| MemberKey { token: m.token, incarnation: m.incarnation, session: m.session })
+            .map(|m| MemberKey {
+                token: m.token,
+                incarnation: m.incarnation,
+                session: m.session,
+            })
             .collect();
-        let entry = Body::Members { block: view.block, roster_hash, members };
+        let entry = Body::Members {
+            block: view.block,
+            roster_hash,
+            members,
+        };
         let engine = self.engine.clone();
         self.run(&self.adopting, async move {
             match engine.propose(entry, PROPOSE_DEADLINE).await {
-                Ok(committed) => tracing::info!(index = committed.index, "the log adopted roster {roster_hash}"),
+                Ok(committed) => tracing::info!(
+                    index = committed.index,
+                    "the log adopted roster {roster_hash}"
+                ),
                 Err(why) => tracing::debug!("Members: {why}"),
             }
             Report::Done

@@ -64,12 +64,22 @@ struct Doors {
 pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), NodeError> {
     let clock = Clock::start();
     let config = Arc::new(config);
-    let disk = Disk::open(&config.data_dir, config.cluster(), config.token).map_err(BootError::from)?;
+    let disk =
+        Disk::open(&config.data_dir, config.cluster(), config.token).map_err(BootError::from)?;
     let doors = open_doors(&config).await?;
     let board = Arc::new(Board::default());
     let metrics = Arc::new(Metrics::default());
-    let backend = Arc::new(NodeBackend::new(Arc::clone(&config), Arc::clone(&board), Arc::clone(&metrics)));
-    let serving = tokio::spawn(http::serve(doors.http, backend.clone(), config.http_names.clone(), stopped(stop.clone())));
+    let backend = Arc::new(NodeBackend::new(
+        Arc::clone(&config),
+        Arc::clone(&board),
+        Arc::clone(&metrics),
+    ));
+    let serving = tokio::spawn(http::serve(
+        doors.http,
+        backend.clone(),
+        config.http_names.clone(),
+        stopped(stop.clone()),
+    ));
 
     let mut asked = stop.clone();
     let life = async {
@@ -84,7 +94,15 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Node
     };
     let ended = match booted {
         Some((chain, identity, membership)) => {
-            let parts = Parts { config, disk, links: doors.links, udp: doors.udp, board, metrics, clock };
+            let parts = Parts {
+                config,
+                disk,
+                links: doors.links,
+                udp: doors.udp,
+                board,
+                metrics,
+                clock,
+            };
             live(parts, chain, identity, membership, &backend, stop).await?
         }
         None => Ended::Stopped,
@@ -116,7 +134,11 @@ async fn open_doors(config: &Config) -> Result<Doors, Faults> {
     };
     let http = TcpListener::bind(config.http).await;
     let links = Links::bind(config.link.into());
-    let settings = UdpSettings { group: config.group, interface: config.interface, unicast: config.udp };
+    let settings = UdpSettings {
+        group: config.group,
+        interface: config.interface,
+        unicast: config.udp,
+    };
     let udp = Udp::bind(settings);
     if let Err(why) = &http {
         taken("http-port", config.http.to_string(), why.to_string());
@@ -128,7 +150,11 @@ async fn open_doors(config: &Config) -> Result<Doors, Faults> {
         taken("udp-port", config.udp.to_string(), why.to_string());
     }
     match (http, links, udp) {
-        (Ok(http), Ok(links), Ok(udp)) => Ok(Doors { http, links, udp: Arc::new(udp) }),
+        (Ok(http), Ok(links), Ok(udp)) => Ok(Doors {
+            http,
+            links,
+            udp: Arc::new(udp),
+        }),
         _ => Err(Faults(faults)),
     }
 }
@@ -152,7 +178,15 @@ async fn live(
     backend: &NodeBackend,
     stop: watch::Receiver<bool>,
 ) -> Result<Ended, NodeError> {
-    let Parts { config, disk, links: listener, udp, board, metrics, clock } = parts;
+    let Parts {
+        config,
+        disk,
+        links: listener,
+        udp,
+        board,
+        metrics,
+        clock,
+    } = parts;
     let book = Arc::new(Book::default());
     book.follow(&membership.view);
     let gate = Arc::new(Gate::since(config.token, clock.epoch()));
@@ -170,24 +204,60 @@ async fn live(
     };
     let engine = Engine::open(settings, Arc::clone(&gate), courier.clone()).await?;
     let (frame_sender, frames) = mpsc::channel(LINK_FRAMES_MAX);
-    let service = Arc::new(Service { engine: engine.clone(), frames: frame_sender });
-    let me = LinkSettings { cluster: config.cluster(), me: config.token, incarnation: membership.incarnation };
-    let links = listener.start(me, Arc::clone(&identity.session), identity.tls.clone(), book.clone(), service)?;
+    let service = Arc::new(Service {
+        engine: engine.clone(),
+        frames: frame_sender,
+    });
+    let me = LinkSettings {
+        cluster: config.cluster(),
+        me: config.token,
+        incarnation: membership.incarnation,
+    };
+    let links = listener.start(
+        me,
+        Arc::clone(&identity.session),
+        identity.tls.clone(),
+        book.clone(),
+        service,
+    )?;
     courier.connect(links.clone());
-    backend.connect(engine.clone(), links.clone(), Arc::clone(&gate), Arc::clone(&identity.wallet));
+    backend.connect(
+        engine.clone(),
+        links.clone(),
+        Arc::clone(&gate),
+        Arc::clone(&identity.wallet),
+    );
 
     let (report_sender, reports) = mpsc::channel(64);
     let (sight_sender, sights) = mpsc::channel(16);
     let look = Arc::new(Notify::new());
-    let watching = tokio::spawn(watcher::follow(chain.clone(), [Arc::clone(&look), gate.behind()], sight_sender));
+    let watching = tokio::spawn(watcher::follow(
+        chain.clone(),
+        [Arc::clone(&look), gate.behind()],
+        sight_sender,
+    ));
     let wallet = Arc::clone(&identity.wallet);
-    let errands = Errands::new(Arc::clone(&config), membership.incarnation, chain, wallet, engine.clone(), report_sender);
+    let errands = Errands::new(
+        Arc::clone(&config),
+        membership.incarnation,
+        chain,
+        wallet,
+        engine.clone(),
+        report_sender,
+    );
     let datagrams = udp.receive();
     metrics.follow_udp(Arc::clone(&udp));
     let driver = Driver {
-        cluster: Cluster::new(config.timing.clone(), speaker(&config, &identity, &membership), clock.now_ms()),
+        cluster: Cluster::new(
+            config.timing.clone(),
+            speaker(&config, &identity, &membership),
+            clock.now_ms(),
+        ),
         sealer: Sealer::new(config.cluster(), config.token, membership.incarnation),
-        opener: Opener { cluster: config.cluster(), me: config.token },
+        opener: Opener {
+            cluster: config.cluster(),
+            me: config.token,
+        },
         windows: Windows::default(),
         view: membership.view.clone(),
         published_at: 0,
@@ -204,13 +274,25 @@ async fn live(
         errands,
         look,
     };
-    let ended = driver.run(Sources { datagrams, frames, sights, reports, stop }).await;
+    let ended = driver
+        .run(Sources {
+            datagrams,
+            frames,
+            sights,
+            reports,
+            stop,
+        })
+        .await;
     watching.abort();
     links.close_all();
     Ok(ended)
 }
 
-fn speaker(config: &Config, identity: &Identity, membership: &Membership) -> synod_cluster::Identity {
+fn speaker(
+    config: &Config,
+    identity: &Identity,
+    membership: &Membership,
+) -> synod_cluster::Identity {
     let mut nonce = [0; 16];
     OsRng.fill_bytes(&mut nonce);
     synod_cluster::Identity {
@@ -219,7 +301,10 @@ fn speaker(config: &Config, identity: &Identity, membership: &Membership) -> syn
         registered_term: membership.term,
         restarted: membership.restarted,
         session: Arc::clone(&identity.session),
-        domain: Domain { chain_id: config.chain_id, contract: config.contract },
+        domain: Domain {
+            chain_id: config.chain_id,
+            contract: config.contract,
+        },
         nonce,
         http: config.http.to_string(),
     }

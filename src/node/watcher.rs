@@ -36,7 +36,9 @@ pub async fn follow(chain: Chain, nudges: [Arc<Notify>; 2], sights: mpsc::Sender
                     None => None,
                 }
             }
-            Err(why) => (!std::mem::replace(&mut troubled, true)).then(|| Sight::Trouble(why.to_string())),
+            Err(why) => {
+                (!std::mem::replace(&mut troubled, true)).then(|| Sight::Trouble(why.to_string()))
+            }
         };
         if let Some(Sight::View(view)) = &sight {
             seen = Some(view.block.hash);

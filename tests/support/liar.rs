@@ -41,7 +41,10 @@ impl Liar {
         let words = &world.node(id).args[2..];
         for pair in words.chunks(2) {
             let name = pair[0].trim_start_matches("--");
-            let known = synod_node::SOURCES.iter().find(|(n, _, _)| *n == name).context("a known option")?;
+            let known = synod_node::SOURCES
+                .iter()
+                .find(|(n, _, _)| *n == name)
+                .context("a known option")?;
             said.insert(known.0, pair[1].clone());
         }
         let config = Config::resolve(&Said(said), &|_| None)?;
@@ -52,7 +55,15 @@ impl Liar {
         let owner = Wallet::from_secret(&DEV_KEYS[id as usize - 1])?;
         let wallet = identity.wallet.address();
         let gas = 1_000_000_000_000_000_000;
-        operator::adopt(&chain, &owner, config.token, wallet, identity.instance_id, gas).await?;
+        operator::adopt(
+            &chain,
+            &owner,
+            config.token,
+            wallet,
+            identity.instance_id,
+            gas,
+        )
+        .await?;
         let membership = boot::register(&config, &identity, &chain, &board).await?;
         let book = Arc::new(Book::default());
         book.follow(&membership.view);
@@ -68,14 +79,38 @@ impl Liar {
         };
         let engine = Engine::open(settings, Arc::clone(&gate), courier.clone()).await?;
         let (frames, _) = tokio::sync::mpsc::channel(16);
-        let service = Arc::new(Service { engine: engine.clone(), frames });
-        let me = LinkSettings { cluster: config.cluster(), me: config.token, incarnation: membership.incarnation };
+        let service = Arc::new(Service {
+            engine: engine.clone(),
+            frames,
+        });
+        let me = LinkSettings {
+            cluster: config.cluster(),
+            me: config.token,
+            incarnation: membership.incarnation,
+        };
         let listener = Links::bind(config.link.into())?;
-        let links = listener.start(me, Arc::clone(&identity.session), identity.tls.clone(), book.clone(), service)?;
+        let links = listener.start(
+            me,
+            Arc::clone(&identity.session),
+            identity.tls.clone(),
+            book.clone(),
+            service,
+        )?;
         courier.connect(links.clone());
         let sealer = Sealer::new(config.cluster(), config.token, membership.incarnation);
         let socket = UdpSocket::bind("127.0.0.1:0")?;
-        Ok(Self { config, identity, membership, sealer, socket, book, gate, engine, links, _disk: disk })
+        Ok(Self {
+            config,
+            identity,
+            membership,
+            sealer,
+            socket,
+            book,
+            gate,
+            engine,
+            links,
+            _disk: disk,
+        })
     }
 
     /// A genuine frame of this member.
@@ -84,7 +119,8 @@ impl Liar {
     }
 
     pub fn send(&self, world: &World, node: u64, frame: &[u8]) -> Result<()> {
-        self.socket.send_to(frame, ("127.0.0.1", world.node(node).udp))?;
+        self.socket
+            .send_to(frame, ("127.0.0.1", world.node(node).udp))?;
         Ok(())
     }
 

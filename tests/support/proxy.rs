@@ -16,7 +16,10 @@ impl Proxy {
     pub async fn start(target: SocketAddr) -> Result<Arc<Self>> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (open, _) = watch::channel(true);
-        let proxy = Arc::new(Self { address: listener.local_addr()?, open });
+        let proxy = Arc::new(Self {
+            address: listener.local_addr()?,
+            open,
+        });
         let serving = Arc::clone(&proxy);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -46,5 +49,7 @@ impl Proxy {
 
 async fn pass(mut client: TcpStream, target: SocketAddr) -> std::io::Result<()> {
     let mut server = TcpStream::connect(target).await?;
-    tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop)
+    tokio::io::copy_bidirectional(&mut client, &mut server)
+        .await
+        .map(drop)
 }

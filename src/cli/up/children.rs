@@ -39,17 +39,27 @@ impl Children {
                 .with_context(|| format!("starting node {node}"))?;
             nodes.push((node, child, log));
         }
-        Ok(Self { nodes, reported: BTreeSet::new() })
+        Ok(Self {
+            nodes,
+            reported: BTreeSet::new(),
+        })
     }
 
     /// How this node ended, if it has.
     pub(crate) fn died(&mut self, node: u64) -> anyhow::Result<Option<String>> {
-        let Some((_, child, log)) = self.nodes.iter_mut().find(|(n, _, _)| *n == node) else { return Ok(None) };
-        let Some(status) = child.try_wait()? else { return Ok(None) };
+        let Some((_, child, log)) = self.nodes.iter_mut().find(|(n, _, _)| *n == node) else {
+            return Ok(None);
+        };
+        let Some(status) = child.try_wait()? else {
+            return Ok(None);
+        };
         let text = std::fs::read_to_string(&*log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n  ");
-        Ok(Some(format!("{status}; the end of {}:\n  {tail}", log.display())))
+        Ok(Some(format!(
+            "{status}; the end of {}:\n  {tail}",
+            log.display()
+        )))
     }
 
     /// True the first time.
@@ -60,13 +70,19 @@ impl Children {
     /// SIGTERM, then a deadline, then SIGKILL.
     pub(crate) async fn stop(&mut self) {
         for (_, child, _) in &self.nodes {
-            if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+            if let Some(pid) = child
+                .id()
+                .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
+            {
                 // it may have ended by itself
                 let _ = kill_process(pid, Signal::TERM);
             }
         }
         for (_, child, _) in &mut self.nodes {
-            if tokio::time::timeout(STOP_WITHIN, child.wait()).await.is_err() {
+            if tokio::time::timeout(STOP_WITHIN, child.wait())
+                .await
+                .is_err()
+            {
                 // it is being killed; nothing to do about a failure
                 let _ = child.kill().await;
             }

@@ -24,15 +24,36 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) fn arguments(command: Command) -> Command {
     let arg = |name: &'static str, default: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name("VALUE").default_value(default).help(help)
+        Arg::new(name)
+            .long(name)
+            .value_name("VALUE")
+            .default_value(default)
+            .help(help)
     };
     command
         .arg(arg("nodes", "3", "How many nodes, 1 to 9"))
-        .arg(Arg::new("data-dir").long("data-dir").value_name("DIR").help("Keep chain and logs here; default: a fresh temporary directory"))
+        .arg(
+            Arg::new("data-dir")
+                .long("data-dir")
+                .value_name("DIR")
+                .help("Keep chain and logs here; default: a fresh temporary directory"),
+        )
         .arg(arg("rpc-port", "8545", "Port of the development chain"))
-        .arg(arg("base-http-port", "8081", "API port of node 1; the others follow"))
-        .arg(arg("udp-port-base", "6000", "Frames and links of node N use base + N"))
-        .arg(arg("multicast-port", "5007", "Port of the multicast group 224.1.1.1"))
+        .arg(arg(
+            "base-http-port",
+            "8081",
+            "API port of node 1; the others follow",
+        ))
+        .arg(arg(
+            "udp-port-base",
+            "6000",
+            "Frames and links of node N use base + N",
+        ))
+        .arg(arg(
+            "multicast-port",
+            "5007",
+            "Port of the multicast group 224.1.1.1",
+        ))
         .arg(arg("profile", "lan", "Timing: lan or seed"))
         .arg(arg("log-level", "info", "Filter of the nodes' log files"))
 }
@@ -55,19 +76,30 @@ impl Plan {
             let text = args.get_one::<String>(name).map_or("", String::as_str);
             let port = text.parse::<u16>().ok().filter(|port| *port > 0);
             if port.is_none() {
-                faults.push(format!("--{name}: expected a port from 1 to 65535, found {text:?}"));
+                faults.push(format!(
+                    "--{name}: expected a port from 1 to 65535, found {text:?}"
+                ));
             }
             port.unwrap_or(1)
         };
         let (rpc_port, http_base) = (port("rpc-port"), port("base-http-port"));
         let (udp_base, multicast_port) = (port("udp-port-base"), port("multicast-port"));
         let text = |name: &str| args.get_one::<String>(name).cloned().unwrap_or_default();
-        let nodes = text("nodes").parse::<u64>().ok().filter(|n| (1..=NODES_MAX).contains(n));
+        let nodes = text("nodes")
+            .parse::<u64>()
+            .ok()
+            .filter(|n| (1..=NODES_MAX).contains(n));
         if nodes.is_none() {
-            faults.push(format!("--nodes: expected 1 to {NODES_MAX}, found {:?}", text("nodes")));
+            faults.push(format!(
+                "--nodes: expected 1 to {NODES_MAX}, found {:?}",
+                text("nodes")
+            ));
         }
         if !["lan", "seed"].contains(&text("profile").as_str()) {
-            faults.push(format!("--profile: expected lan or seed, found {:?}", text("profile")));
+            faults.push(format!(
+                "--profile: expected lan or seed, found {:?}",
+                text("profile")
+            ));
         }
         let last = nodes.unwrap_or(1);
         for (name, base) in [("base-http-port", http_base), ("udp-port-base", udp_base)] {
@@ -77,7 +109,15 @@ impl Plan {
         }
         anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n       "));
         let (profile, log_level) = (text("profile"), text("log-level"));
-        Ok(Self { nodes: last, rpc_port, http_base, udp_base, multicast_port, profile, log_level })
+        Ok(Self {
+            nodes: last,
+            rpc_port,
+            http_base,
+            udp_base,
+            multicast_port,
+            profile,
+            log_level,
+        })
     }
 
     pub(crate) fn http_port(&self, node: u64) -> u16 {
@@ -92,11 +132,20 @@ impl Plan {
 pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
     let plan = Plan::from(args)?;
     let kept = args.get_one::<String>("data-dir").map(PathBuf::from);
-    let temporary = if kept.is_none() { Some(tempfile::Builder::new().prefix("synod-").tempdir()?) } else { None };
-    let dir = kept.or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned())).context("no data directory")?;
+    let temporary = if kept.is_none() {
+        Some(tempfile::Builder::new().prefix("synod-").tempdir()?)
+    } else {
+        None
+    };
+    let dir = kept
+        .or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned()))
+        .context("no data directory")?;
     std::fs::create_dir_all(&dir).with_context(|| format!("data directory {}", dir.display()))?;
     // the children are told to die with the thread that made them: this one, which lives as long as the process
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .build()?;
     let ended = runtime.block_on(up(&plan, &dir));
     runtime.shutdown_timeout(Duration::from_millis(500));
     ended
@@ -107,9 +156,15 @@ async fn up(plan: &Plan, dir: &std::path::Path) -> anyhow::Result<()> {
     let started = Instant::now();
     ports_free(plan)?;
     let world = World::start(plan, dir).await?;
-    say(&format!("chain       http://127.0.0.1:{} (chain id 31337, embedded revm, NO consensus: a development chain)", plan.rpc_port));
+    say(&format!(
+        "chain       http://127.0.0.1:{} (chain id 31337, embedded revm, NO consensus: a development chain)",
+        plan.rpc_port
+    ));
     say(&format!("contract    {}", world.contract));
-    say(&format!("simulator   KMS root {}, app {} (SIMULATED: keys and quotes prove nothing)", world.kms_root, world.app_id));
+    say(&format!(
+        "simulator   KMS root {}, app {} (SIMULATED: keys and quotes prove nothing)",
+        world.kms_root, world.app_id
+    ));
     say(&format!("data        {}", dir.display()));
     let mut children = Children::start(plan, dir, &world)?;
     let ended = tokio::select! {
@@ -123,7 +178,12 @@ async fn up(plan: &Plan, dir: &std::path::Path) -> anyhow::Result<()> {
 }
 
 /// Adopt whoever waits for it, then tell what happens, for ever.
-async fn attend(plan: &Plan, world: &World, children: &mut Children, started: Instant) -> anyhow::Result<()> {
+async fn attend(
+    plan: &Plan,
+    world: &World,
+    children: &mut Children,
+    started: Instant,
+) -> anyhow::Result<()> {
     let doorway = Doorway::new()?;
     let mut said = String::new();
     let mut led = false;
@@ -137,22 +197,36 @@ async fn attend(plan: &Plan, world: &World, children: &mut Children, started: In
                 }
                 continue;
             }
-            let Some(status) = doorway.status(plan.http_port(node)).await else { continue };
+            let Some(status) = doorway.status(plan.http_port(node)).await else {
+                continue;
+            };
             if status.phase == "waiting_for_adoption" {
                 world.adopt(node, &status).await?;
             }
             if status.is_leader {
-                line = format!("term {}: node {node} leads, counter {}", status.term, status.counter_value);
+                line = format!(
+                    "term {}: node {node} leads, counter {}",
+                    status.term, status.counter_value
+                );
             }
         }
         if !line.is_empty() && !led {
             led = true;
             for node in 1..=plan.nodes {
-                say(&format!("node {node}      http://127.0.0.1:{}", plan.http_port(node)));
+                say(&format!(
+                    "node {node}      http://127.0.0.1:{}",
+                    plan.http_port(node)
+                ));
             }
-            say(&format!("ready       after {:.1} s; stop with Ctrl-C", started.elapsed().as_secs_f64()));
+            say(&format!(
+                "ready       after {:.1} s; stop with Ctrl-C",
+                started.elapsed().as_secs_f64()
+            ));
         }
-        anyhow::ensure!(led || started.elapsed() < LEADER_WITHIN, "no leader after {LEADER_WITHIN:?}; see the nodes' logs in the data directory");
+        anyhow::ensure!(
+            led || started.elapsed() < LEADER_WITHIN,
+            "no leader after {LEADER_WITHIN:?}; see the nodes' logs in the data directory"
+        );
         if line.is_empty() && led {
             "no leader".clone_into(&mut line);
         }
@@ -169,7 +243,9 @@ fn ports_free(plan: &Plan) -> anyhow::Result<()> {
     let mut taken = Vec::new();
     let mut try_port = |option: &str, port: u16| {
         if let Err(why) = std::net::TcpListener::bind(("127.0.0.1", port)) {
-            taken.push(format!("port {port}: {why}; stop the process that holds it, or move it with --{option}"));
+            taken.push(format!(
+                "port {port}: {why}; stop the process that holds it, or move it with --{option}"
+            ));
         }
     };
     try_port("rpc-port", plan.rpc_port);
@@ -182,7 +258,10 @@ fn ports_free(plan: &Plan) -> anyhow::Result<()> {
 }
 
 fn signals() -> anyhow::Result<tokio::sync::mpsc::Receiver<()>> {
-    let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut int, mut term) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }

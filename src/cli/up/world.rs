@@ -7,6 +7,8 @@ use super::doorway::Status;
 use anyhow::Context;
 use dstack_simulator::{DEVELOPMENT_COMPOSE, InstanceConfig};
 use rand_core::{OsRng, RngCore};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,14 +36,23 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn start(plan: &Plan, dir: &Path) -> anyhow::Result<Self> {
         let seed = kept_seed(&dir.join("simulator.seed"))?;
-        let world = Arc::new(dstack_simulator::World::new(&seed, DEVELOPMENT_COMPOSE.to_owned(), None)?);
+        let world = Arc::new(dstack_simulator::World::new(
+            &seed,
+            DEVELOPMENT_COMPOSE.to_owned(),
+            None,
+        )?);
         let (kms_root, app_id) = (Address(world.kms_root_address()), Address(world.app_id()));
         let sockets = dir.join("agents");
         std::fs::create_dir_all(&sockets)?;
+        // whoever opens a socket gets its keys
+        std::fs::set_permissions(&sockets, Permissions::from_mode(0o700))?;
         let instances = (1..=plan.nodes)
             .map(|node| InstanceConfig {
                 socket: sockets.join(format!("{node}.sock")),
-                seed: dstack_simulator::instance_seed(&seed, u32::try_from(node).unwrap_or(u32::MAX)),
+                seed: dstack_simulator::instance_seed(
+                    &seed,
+                    u32::try_from(node).unwrap_or(u32::MAX),
+                ),
             })
             .collect();
         let agents = dstack_simulator::serve(world, instances).await?;
@@ -53,9 +64,22 @@ impl World {
         .await?;
         let rpc = format!("http://127.0.0.1:{}", plan.rpc_port);
         let contract = kept_contract(&dir.join("contract"), &rpc, plan, kms_root, app_id).await?;
-        let settings = ChainSettings { rpc, contract, chain_id: DEV_CHAIN_ID, timeout: RPC_TIMEOUT };
+        let settings = ChainSettings {
+            rpc,
+            contract,
+            chain_id: DEV_CHAIN_ID,
+            timeout: RPC_TIMEOUT,
+        };
         let client = Chain::connect(&settings).await?;
-        Ok(Self { contract, kms_root, app_id, chain, agents, sockets, client })
+        Ok(Self {
+            contract,
+            kms_root,
+            app_id,
+            chain,
+            agents,
+            sockets,
+            client,
+        })
     }
 
     pub(crate) fn socket(&self, node: u64) -> PathBuf {
@@ -70,9 +94,16 @@ impl World {
         if self.client.token(token, wallet).await?.adoption == Some((wallet, instance)) {
             return Ok(());
         }
-        operator::adopt(&self.client, &owner(node)?, token, wallet, instance, FIRST_GAS_WEI)
-            .await
-            .with_context(|| format!("adopting wallet {wallet} for node {node}"))?;
+        operator::adopt(
+            &self.client,
+            &owner(node)?,
+            token,
+            wallet,
+            instance,
+            FIRST_GAS_WEI,
+        )
+        .await
+        .with_context(|| format!("adopting wallet {wallet} for node {node}"))?;
         Ok(())
     }
 
@@ -85,7 +116,9 @@ impl World {
 /// The development account that owns node N's token.
 fn owner(node: u64) -> anyhow::Result<Wallet> {
     let index = usize::try_from(node.saturating_sub(1))?;
-    let key = DEV_KEYS.get(index).with_context(|| format!("no development account for node {node}"))?;
+    let key = DEV_KEYS
+        .get(index)
+        .with_context(|| format!("no development account for node {node}"))?;
     Ok(Wallet::from_secret(key)?)
 }
 
@@ -93,9 +126,13 @@ fn owner(node: u64) -> anyhow::Result<Wallet> {
 fn kept_seed(path: &Path) -> anyhow::Result<[u8; 32]> {
     if path.exists() {
         let bytes = std::fs::read(path)?;
-        return bytes
-            .try_into()
-            .map_err(|found: Vec<u8>| anyhow::anyhow!("{}: expected 32 bytes, found {}", path.display(), found.len()));
+        return bytes.try_into().map_err(|found: Vec<u8>| {
+            anyhow::anyhow!(
+                "{}: expected 32 bytes, found {}",
+                path.display(),
+                found.len()
+            )
+        });
     }
     let mut seed = [0; 32];
     OsRng.try_fill_bytes(&mut seed)?;
@@ -104,10 +141,19 @@ fn kept_seed(path: &Path) -> anyhow::Result<[u8; 32]> {
 }
 
 /// Deployed once per data directory, with one token for each node.
-async fn kept_contract(path: &Path, rpc: &str, plan: &Plan, kms_root: Address, app: Address) -> anyhow::Result<Address> {
+async fn kept_contract(
+    path: &Path,
+    rpc: &str,
+    plan: &Plan,
+    kms_root: Address,
+    app: Address,
+) -> anyhow::Result<Address> {
     if path.exists() {
         let text = std::fs::read_to_string(path)?;
-        let (contract, nodes) = text.trim().split_once(' ').with_context(|| format!("{}: damaged", path.display()))?;
+        let (contract, nodes) = text
+            .trim()
+            .split_once(' ')
+            .with_context(|| format!("{}: damaged", path.display()))?;
         anyhow::ensure!(
             nodes == plan.nodes.to_string(),
             "{} was made for {nodes} nodes, found --nodes {}; give another --data-dir",
@@ -125,12 +171,23 @@ async fn kept_contract(path: &Path, rpc: &str, plan: &Plan, kms_root: Address, a
         max_nodes: 100,
         max_lifetime_s: LIFETIME_S,
     };
-    let contract = operator::deploy(rpc, &deployer, &params).await.context("deploying the contract")?;
-    let settings = ChainSettings { rpc: rpc.to_owned(), contract, chain_id: DEV_CHAIN_ID, timeout: RPC_TIMEOUT };
+    let contract = operator::deploy(rpc, &deployer, &params)
+        .await
+        .context("deploying the contract")?;
+    let settings = ChainSettings {
+        rpc: rpc.to_owned(),
+        contract,
+        chain_id: DEV_CHAIN_ID,
+        timeout: RPC_TIMEOUT,
+    };
     let chain = Chain::connect(&settings).await?;
     for node in 1..=plan.nodes {
         let index = usize::try_from(node - 1)?;
-        let to = Address(*DEV_ADDRESSES.get(index).context("more nodes than development accounts")?);
+        let to = Address(
+            *DEV_ADDRESSES
+                .get(index)
+                .context("more nodes than development accounts")?,
+        );
         operator::mint(&chain, &deployer, to, &format!("node{node}")).await?;
     }
     std::fs::write(path, format!("{contract} {}", plan.nodes))?;

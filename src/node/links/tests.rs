@@ -595,6 +595,46 @@ async fn a_call_past_its_deadline_says_so_and_leaves_the_link_to_others() {
 }
 
 #[tokio::test]
+async fn a_peer_that_owes_answers_and_says_nothing_is_dialled_anew() {
+    let (_book, a, _b) = pair();
+    let until = Instant::now() + SOON;
+    while a.links.stats().dialled < 2 {
+        assert!(Instant::now() < until, "{:?}", a.links.stats());
+        let hung = a
+            .links
+            .call(B, b"never".to_vec(), Duration::from_millis(50));
+        assert!(hung.await.is_err());
+    }
+    assert_eq!(a.links.call(B, b"ab".to_vec(), SOON).await.unwrap(), b"ba");
+}
+
+#[tokio::test]
+async fn requests_in_flight_are_bounded_on_both_sides() {
+    let (_book, a, b) = pair();
+    let calls: Vec<_> = (0..IN_FLIGHT_MAX)
+        .map(|_| {
+            let links = a.links.clone();
+            tokio::spawn(async move { links.call(B, b"never".to_vec(), SOON * 4).await })
+        })
+        .collect();
+    let served = || b.echo.asked.load(Ordering::SeqCst) == pipe::ANSWERING_MAX as u64;
+    eventually("as many as may be served are", served).await;
+    let until = Instant::now() + SOON;
+    loop {
+        let next = a
+            .links
+            .call(B, b"x".to_vec(), Duration::from_millis(20))
+            .await;
+        if matches!(next, Err(LinkError::Busy { .. })) {
+            break;
+        }
+        assert!(Instant::now() < until, "{next:?}");
+    }
+    assert!(served(), "the acceptor takes no more than it serves");
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
 async fn strangers_to_the_book_are_not_dialled_and_a_taken_port_is_named() {
     let (book, a, _b) = pair();
     assert!(matches!(
