@@ -25,8 +25,17 @@ pub async fn answer(engine: &Inner, from: Peer, bytes: &[u8]) -> Vec<u8> {
 async fn admit(engine: &Inner, from: Peer, bytes: &[u8]) -> Result<Answer, Refusal> {
     let request: Request = decode(bytes)?;
     let own_log_id = lock(&engine.out.state).log_id;
-    let held = |entry: &RaftEntry| engine.out.store.holds(entry).is_ok_and(|found| found == Some((true, true)));
-    engine.out.gate.check(wall_ms(), from, &request.head(held), own_log_id)?;
+    let held = |entry: &RaftEntry| {
+        engine
+            .out
+            .store
+            .holds(entry)
+            .is_ok_and(|found| found == Some((true, true)))
+    };
+    engine
+        .out
+        .gate
+        .check(wall_ms(), from, &request.head(held), own_log_id)?;
     request.check(from.token, engine.cluster)?;
     if let Some(why) = lock(&engine.out.fault).clone() {
         return Err(Refusal::Stopped(why));
@@ -34,17 +43,29 @@ async fn admit(engine: &Inner, from: Peer, bytes: &[u8]) -> Result<Answer, Refus
     let stopped = |why: String| Refusal::Stopped(why);
     match request.ask {
         Ask::PreVote(vote) => {
-            let answer = engine.raft.pre_vote(vote).await.map_err(|e| stopped(e.to_string()))?;
+            let answer = engine
+                .raft
+                .pre_vote(vote)
+                .await
+                .map_err(|e| stopped(e.to_string()))?;
             Ok(Answer::Vote(answer))
         }
         Ask::Vote(vote) => {
-            let answer = engine.raft.vote(vote).await.map_err(|e| stopped(e.to_string()))?;
+            let answer = engine
+                .raft
+                .vote(vote)
+                .await
+                .map_err(|e| stopped(e.to_string()))?;
             Ok(Answer::Vote(answer))
         }
         Ask::Append(append) => {
             compare(engine, from.token, &append, request.prev_hash)?;
             *lock(&engine.last_append) = Some(Instant::now());
-            let answer = engine.raft.append_entries(append).await.map_err(|e| stopped(e.to_string()))?;
+            let answer = engine
+                .raft
+                .append_entries(append)
+                .await
+                .map_err(|e| stopped(e.to_string()))?;
             Ok(Answer::Append(answer))
         }
         Ask::Snapshot => Err(Refusal::Unsupported(crate::gate::Kind::Snapshot)),
@@ -53,16 +74,29 @@ async fn admit(engine: &Inner, from: Peer, bytes: &[u8]) -> Result<Answer, Refus
 }
 
 /// The engine compares ids; we compare contents under equal ids, and let nothing cut what is committed.
-fn compare(engine: &Inner, from: Token, append: &AppendEntriesRequest<Types>, prev_hash: Option<Hash>) -> Result<(), Refusal> {
+fn compare(
+    engine: &Inner,
+    from: Token,
+    append: &AppendEntriesRequest<Types>,
+    prev_hash: Option<Hash>,
+) -> Result<(), Refusal> {
     let disk = |e: std::io::Error| Refusal::Stopped(e.to_string());
     let store = &engine.out.store;
     let committed = store.committed();
     let cuts = |index: u64| committed.is_some_and(|c| index <= c.index);
-    let below = |index: u64| Refusal::BelowCommit { index: index.saturating_add(1), committed: outside(committed), from };
+    let below = |index: u64| Refusal::BelowCommit {
+        index: index.saturating_add(1),
+        committed: outside(committed),
+        from,
+    };
     if let Some(prev) = append.prev_log_id {
-        let named = prev_hash.ok_or_else(|| Refusal::Malformed("an append names no hash of the entry before".to_owned()))?;
+        let named = prev_hash.ok_or_else(|| {
+            Refusal::Malformed("an append names no hash of the entry before".to_owned())
+        })?;
         match store.at(prev.index).map_err(disk)? {
-            Some((id, hash)) if id == prev && hash != named => return Err(diverged(engine, prev.index, from)),
+            Some((id, hash)) if id == prev && hash != named => {
+                return Err(diverged(engine, prev.index, from));
+            }
             Some((id, _)) if id != prev && cuts(prev.index) => return Err(below(prev.index)),
             _ => {}
         }
@@ -80,7 +114,10 @@ fn compare(engine: &Inner, from: Token, append: &AppendEntriesRequest<Types>, pr
 }
 
 fn diverged(engine: &Inner, index: u64, from: Token) -> Refusal {
-    let refusal = Refusal::Diverged { index: index.saturating_add(1), from };
+    let refusal = Refusal::Diverged {
+        index: index.saturating_add(1),
+        from,
+    };
     tracing::error!(%refusal, "this node's engine stops; compare the disks before it is started again");
     engine.stop_taking_part(refusal.to_string());
     refusal
@@ -105,12 +142,20 @@ mod tests {
 
     struct Nobody;
     impl Courier for Nobody {
-        fn call(&self, _: Token, _: Vec<u8>, _: Duration) -> BoxFuture<'static, Result<Vec<u8>, CourierError>> {
+        fn call(
+            &self,
+            _: Token,
+            _: Vec<u8>,
+            _: Duration,
+        ) -> BoxFuture<'static, Result<Vec<u8>, CourierError>> {
             Box::pin(async { Err(CourierError::new("nobody there")) })
         }
     }
 
-    const LEADER: Peer = Peer { token: Token(1), incarnation: Incarnation(1) };
+    const LEADER: Peer = Peer {
+        token: Token(1),
+        incarnation: Incarnation(1),
+    };
 
     /// Node 2, which knows that token 1 leads term 1.
     async fn follower() -> (Engine, Arc<Gate>, tempfile::TempDir) {
@@ -128,35 +173,68 @@ mod tests {
             election_min: Duration::from_millis(150),
             election_max: Duration::from_millis(300),
         };
-        (Engine::open(settings, Arc::clone(&gate), Arc::new(Nobody)).await.unwrap(), gate, dir)
+        (
+            Engine::open(settings, Arc::clone(&gate), Arc::new(Nobody))
+                .await
+                .unwrap(),
+            gate,
+            dir,
+        )
     }
 
     fn id(term: u64, index: u64) -> LogId {
-        LogId { leader_id: term.into(), index }
+        LogId {
+            leader_id: term.into(),
+            index,
+        }
     }
 
     fn vote(term: u64, node: u64, committed: bool) -> Vote {
-        Vote { leader_id: openraft::impls::leader_id_std::LeaderId { term, voted_for: node }, committed }
+        Vote {
+            leader_id: openraft::impls::leader_id_std::LeaderId {
+                term,
+                voted_for: node,
+            },
+            committed,
+        }
     }
 
     fn first(voters: &[u64]) -> RaftEntry {
-        let nodes: BTreeMap<u64, EmptyNode> = voters.iter().map(|v| (*v, EmptyNode::new())).collect();
-        RaftEntry::new_membership(id(0, 0), Membership::new(vec![voters.iter().copied().collect::<BTreeSet<_>>()], nodes).unwrap())
+        let nodes: BTreeMap<u64, EmptyNode> =
+            voters.iter().map(|v| (*v, EmptyNode::new())).collect();
+        RaftEntry::new_membership(
+            id(0, 0),
+            Membership::new(vec![voters.iter().copied().collect::<BTreeSet<_>>()], nodes).unwrap(),
+        )
     }
 
     fn up(term: u64, index: u64, author: u8) -> RaftEntry {
-        let body = Body::Increment { leader: Address([author; 20]) };
+        let body = Body::Increment {
+            leader: Address([author; 20]),
+        };
         RaftEntry::new_normal(id(term, index), Entry { time_ms: 1, body })
     }
 
-    fn append(term: u64, prev: Option<LogId>, prev_hash: Option<Hash>, entries: Vec<RaftEntry>, commit: Option<LogId>) -> Request {
+    fn append(
+        term: u64,
+        prev: Option<LogId>,
+        prev_hash: Option<Hash>,
+        entries: Vec<RaftEntry>,
+        commit: Option<LogId>,
+    ) -> Request {
         let ask = Ask::Append(AppendEntriesRequest {
             vote: vote(term, 1, true),
             prev_log_id: prev,
             entries,
             leader_commit: commit,
         });
-        Request { term: Term(1), block: 1, log_id: None, prev_hash, ask }
+        Request {
+            term: Term(1),
+            block: 1,
+            log_id: None,
+            prev_hash,
+            ask,
+        }
     }
 
     async fn say(engine: &Engine, request: &Request) -> String {
@@ -172,17 +250,38 @@ mod tests {
         for in_prev in [true, false] {
             let (engine, gate, _dir) = follower().await;
             let entries = vec![first(&[1, 2, 3]), up(1, 1, 7), up(1, 2, 7)];
-            assert_eq!(say(&engine, &append(1, None, None, entries, None)).await, "Success");
+            assert_eq!(
+                say(&engine, &append(1, None, None, entries, None)).await,
+                "Success"
+            );
             let forged = if in_prev {
-                append(1, Some(id(1, 2)), Some(Hash([9; 32])), vec![up(1, 3, 7)], None)
+                append(
+                    1,
+                    Some(id(1, 2)),
+                    Some(Hash([9; 32])),
+                    vec![up(1, 3, 7)],
+                    None,
+                )
             } else {
-                append(1, Some(id(0, 0)), engine.0.out.store.at(0).unwrap().map(|(_, h)| h), vec![up(1, 1, 8)], None)
+                append(
+                    1,
+                    Some(id(0, 0)),
+                    engine.0.out.store.at(0).unwrap().map(|(_, h)| h),
+                    vec![up(1, 1, 8)],
+                    None,
+                )
             };
             assert_eq!(say(&engine, &forged).await, "diverged");
             let view = engine.view();
             assert_eq!(view.role, Role::Stopped);
-            assert!(view.fault.is_some_and(|why| why.contains("another content")));
-            assert_eq!(say(&engine, &append(1, None, None, vec![], None)).await, "stopped");
+            assert!(
+                view.fault
+                    .is_some_and(|why| why.contains("another content"))
+            );
+            assert_eq!(
+                say(&engine, &append(1, None, None, vec![], None)).await,
+                "stopped"
+            );
             assert_eq!(gate.refusals().get("diverged"), Some(&1));
             engine.close().await;
         }
@@ -192,7 +291,10 @@ mod tests {
     async fn a_leader_that_asks_to_cut_what_is_committed_is_refused_and_we_go_on() {
         let (engine, gate, _dir) = follower().await;
         let entries = vec![first(&[1, 2, 3]), up(1, 1, 7), up(1, 2, 7), up(1, 3, 7)];
-        assert_eq!(say(&engine, &append(1, None, None, entries, Some(id(1, 2)))).await, "Success");
+        assert_eq!(
+            say(&engine, &append(1, None, None, entries, Some(id(1, 2)))).await,
+            "Success"
+        );
         let hash = |i| engine.0.out.store.at(i).unwrap().map(|(_, h)| h);
         let deadline = Instant::now() + Duration::from_secs(5);
         while engine.0.out.store.committed() != Some(id(1, 2)) {
@@ -217,16 +319,28 @@ mod tests {
         let ask = |vote: Vote, transfer: bool| {
             let mut request = VoteRequest::new(vote, None);
             request.leadership_transfer = transfer;
-            Request { term: Term(1), block: 1, log_id: None, prev_hash: None, ask: Ask::Vote(request) }
+            Request {
+                term: Term(1),
+                block: 1,
+                log_id: None,
+                prev_hash: None,
+                ask: Ask::Vote(request),
+            }
         };
         let joint = {
-            let nodes: BTreeMap<u64, EmptyNode> = [(1, EmptyNode::new()), (2, EmptyNode::new())].into();
-            let members = Membership::new(vec![BTreeSet::from([1]), BTreeSet::from([2])], nodes).unwrap();
+            let nodes: BTreeMap<u64, EmptyNode> =
+                [(1, EmptyNode::new()), (2, EmptyNode::new())].into();
+            let members =
+                Membership::new(vec![BTreeSet::from([1]), BTreeSet::from([2])], nodes).unwrap();
             RaftEntry::new_membership(id(0, 0), members)
         };
         let foreign = Entry {
             time_ms: 1,
-            body: Body::Genesis { cluster: ClusterId(Hash([2; 32])), block: synod_wire::BlockRef::default(), members: vec![] },
+            body: Body::Genesis {
+                cluster: ClusterId(Hash([2; 32])),
+                block: synod_wire::BlockRef::default(),
+                members: vec![],
+            },
         };
         let table = [
             ask(vote(2, 3, false), false),
@@ -236,11 +350,38 @@ mod tests {
             append(1, None, None, vec![up(1, 1, 1)], None),
             append(1, None, None, vec![first(&[1]), up(1, 2, 1)], None),
             append(1, None, None, vec![first(&[1]), up(2, 1, 1)], None),
-            append(2, None, None, vec![first(&[1]), up(2, 1, 1), up(1, 2, 1)], None),
+            append(
+                2,
+                None,
+                None,
+                vec![first(&[1]), up(2, 1, 1), up(1, 2, 1)],
+                None,
+            ),
             append(1, None, None, vec![joint], None),
-            append(1, None, None, vec![first(&(1..=65).collect::<Vec<_>>())], None),
-            append(1, None, None, vec![first(&[1]), RaftEntry::new_membership(id(1, 1), Membership::default())], None),
-            append(1, None, None, vec![first(&[1]), RaftEntry::new_normal(id(1, 1), foreign)], None),
+            append(
+                1,
+                None,
+                None,
+                vec![first(&(1..=65).collect::<Vec<_>>())],
+                None,
+            ),
+            append(
+                1,
+                None,
+                None,
+                vec![
+                    first(&[1]),
+                    RaftEntry::new_membership(id(1, 1), Membership::default()),
+                ],
+                None,
+            ),
+            append(
+                1,
+                None,
+                None,
+                vec![first(&[1]), RaftEntry::new_normal(id(1, 1), foreign)],
+                None,
+            ),
             append(1, Some(id(1, u64::MAX)), Some(Hash::ZERO), vec![], None),
             append(1, Some(id(1, 5)), None, vec![], None),
             append(1, None, None, vec![], Some(id(1, u64::MAX))),
@@ -249,17 +390,26 @@ mod tests {
             assert_eq!(say(&engine, request).await, "malformed", "row {row}");
         }
         for ask in [Ask::Snapshot, Ask::Transfer] {
-            let request = Request { term: Term(1), block: 1, log_id: None, prev_hash: None, ask };
+            let request = Request {
+                term: Term(1),
+                block: 1,
+                log_id: None,
+                prev_hash: None,
+                ask,
+            };
             assert_eq!(say(&engine, &request).await, "unsupported");
         }
         assert!(!engine.view().born, "nothing of it reached the log");
-        assert_eq!(say(&engine, &ask(vote(2, 1, false), false)).await, "vote true");
+        assert_eq!(
+            say(&engine, &ask(vote(2, 1, false), false)).await,
+            "vote true"
+        );
         engine.close().await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn random_cut_and_bent_bytes_get_an_answer_and_change_nothing() {
-        let (engine, _gate, _dir) = follower().await;
+        let (engine, gate, _dir) = follower().await;
         let entries = vec![first(&[1, 2, 3]), up(1, 1, 7), up(1, 2, 7)];
         let good = encode(&append(1, None, None, entries, Some(id(1, 1))));
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -278,12 +428,27 @@ mod tests {
                 let at = usize::try_from(random()).unwrap() % bent.len();
                 bent[at] = random().to_le_bytes()[0];
             }
-            let noise: Vec<u8> = (0..random() % 200).map(|_| random().to_le_bytes()[0]).collect();
+            let noise: Vec<u8> = (0..random() % 200)
+                .map(|_| random().to_le_bytes()[0])
+                .collect();
             for bytes in [bent, noise, [&[1u8][..], &random().to_le_bytes()].concat()] {
                 assert!(!engine.answer(LEADER, &bytes).await.is_empty());
+                // bent content from the leader itself is divergence: that stops us rightly, here we go on
+                let fault = lock(&engine.0.out.fault).take();
+                assert!(fault.is_none_or(|why| why.contains("another content")));
             }
         }
-        assert!(!engine.answer(LEADER, &vec![1; crate::REQUEST_LEN_MAX + 1]).await.is_empty());
+        assert!(
+            gate.refusals().get("malformed").is_some_and(|n| *n > 1_000),
+            "{:?}",
+            gate.refusals()
+        );
+        assert!(
+            !engine
+                .answer(LEADER, &vec![1; crate::REQUEST_LEN_MAX + 1])
+                .await
+                .is_empty()
+        );
         assert_eq!(engine.view().fault, None, "the engine lives");
         engine.close().await;
     }

@@ -29,7 +29,9 @@ const CACHE_BYTES: usize = 8 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another cluster's or another token's directory.
-    #[error("{path} belongs to cluster {found_cluster}, token {found_token}; this node is cluster {cluster}, token {token}: give it its own directory")]
+    #[error(
+        "{path} belongs to cluster {found_cluster}, token {found_token}; this node is cluster {cluster}, token {token}: give it its own directory"
+    )]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -51,7 +53,9 @@ pub enum OpenError {
         found: Vec<u8>,
     },
     /// The file says something that no log says.
-    #[error("{path}: {what}: the file is damaged, restore the volume or let the node join anew with an empty directory")]
+    #[error(
+        "{path}: {what}: the file is damaged, restore the volume or let the node join anew with an empty directory"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -81,13 +85,27 @@ pub struct Record {
 
 /// What the writer is told.
 pub enum Order {
-    Append { records: Vec<Record>, done: IOFlushed<Types> },
-    Vote { vote: Vote, done: oneshot::Sender<io::Result<()>> },
+    Append {
+        records: Vec<Record>,
+        done: IOFlushed<Types>,
+    },
+    Vote {
+        vote: Vote,
+        done: oneshot::Sender<io::Result<()>>,
+    },
     /// Everything behind this index goes; `None` = everything.
-    Truncate { after: Option<LogId>, done: oneshot::Sender<io::Result<()>> },
-    Purge { upto: LogId, done: oneshot::Sender<io::Result<()>> },
+    Truncate {
+        after: Option<LogId>,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    Purge {
+        upto: LogId,
+        done: oneshot::Sender<io::Result<()>>,
+    },
     Committed(LogId),
-    Close { done: oneshot::Sender<()> },
+    Close {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// What the file said when it was opened.
@@ -114,29 +132,49 @@ impl Disk {
         durable: impl Fn(Option<LogId>) + Send + 'static,
     ) -> Result<(Self, Found), OpenError> {
         let path = dir.join(FILE);
-        let disk = |why: String| OpenError::Disk { path: path.clone(), why };
+        let disk = |why: String| OpenError::Disk {
+            path: path.clone(),
+            why,
+        };
         std::fs::create_dir_all(dir).map_err(|e| disk(e.to_string()))?;
-        let db = Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|e| disk(e.to_string()))?;
+        let db = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(&path)
+            .map_err(|e| disk(e.to_string()))?;
         check_owner(&db, &path, cluster, token)?;
         let found = read_all(&db, &path)?;
         let db = Arc::new(db);
         let (orders, queue) = sync_channel(QUEUE_LEN_MAX);
-        let writer = Writer { db: Arc::clone(&db), last: found.last.as_ref().map(|r| r.id), durable: Box::new(durable) };
+        let writer = Writer {
+            db: Arc::clone(&db),
+            last: found.last.as_ref().map(|r| r.id),
+            durable: Box::new(durable),
+        };
         std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run(&queue))
             .map_err(|e| disk(e.to_string()))?;
-        Ok((Self { reader: Mutex::new(Some(db)), orders }, found))
+        Ok((
+            Self {
+                reader: Mutex::new(Some(db)),
+                orders,
+            },
+            found,
+        ))
     }
 
     /// Queue an order. A writer that is gone answers by dropping the order.
     pub fn order(&self, order: Order) -> io::Result<()> {
-        self.orders.send(order).map_err(|_| io::Error::other("the log's writer has stopped"))
+        self.orders
+            .send(order)
+            .map_err(|_| io::Error::other("the log's writer has stopped"))
     }
 
     /// Records in `start..end` that are in the file.
     pub fn read(&self, start: u64, end: u64) -> io::Result<Vec<Record>> {
-        let db = crate::gate::lock(&self.reader).clone().ok_or_else(|| io::Error::other("the log is closed"))?;
+        let db = crate::gate::lock(&self.reader)
+            .clone()
+            .ok_or_else(|| io::Error::other("the log is closed"))?;
         read_range(&db, start, end).map_err(io::Error::other)
     }
 
@@ -150,18 +188,34 @@ impl Disk {
     }
 }
 
-fn check_owner(db: &Database, path: &Path, cluster: ClusterId, token: Token) -> Result<(), OpenError> {
-    let disk = |e: redb::Error| OpenError::Disk { path: path.to_owned(), why: e.to_string() };
+fn check_owner(
+    db: &Database,
+    path: &Path,
+    cluster: ClusterId,
+    token: Token,
+) -> Result<(), OpenError> {
+    let disk = |e: redb::Error| OpenError::Disk {
+        path: path.to_owned(),
+        why: e.to_string(),
+    };
     let owner = [&cluster.0.0[..], &token.0.to_be_bytes()].concat();
     let found = claim_file(db, &owner).map_err(disk)?;
-    let Some((format, found)) = found else { return Ok(()) };
+    let Some((format, found)) = found else {
+        return Ok(());
+    };
     if format != [FORMAT] {
-        return Err(OpenError::Format { path: path.to_owned(), found: format });
+        return Err(OpenError::Format {
+            path: path.to_owned(),
+            found: format,
+        });
     }
     if found == owner {
         return Ok(());
     }
-    let damaged = || OpenError::Damaged { path: path.to_owned(), what: "no owner".to_owned() };
+    let damaged = || OpenError::Damaged {
+        path: path.to_owned(),
+        what: "no owner".to_owned(),
+    };
     let (found_cluster, found_token) = found.split_first_chunk::<32>().ok_or_else(damaged)?;
     let found_token = u64::from_be_bytes(found_token.try_into().map_err(|_| damaged())?);
     Err(OpenError::Foreign {
@@ -198,31 +252,57 @@ fn read_all(db: &Database, path: &Path) -> Result<Found, OpenError> {
         let txn = db.begin_read()?;
         let meta = txn.open_table(META)?;
         let log = txn.open_table(LOG)?;
-        let text = |key: &str| -> Result<Option<Vec<u8>>, redb::Error> { Ok(meta.get(key)?.map(|v| v.value().to_vec())) };
+        let text = |key: &str| -> Result<Option<Vec<u8>>, redb::Error> {
+            Ok(meta.get(key)?.map(|v| v.value().to_vec()))
+        };
         let (vote, committed, purged) = (text("vote")?, text("committed")?, text("purged")?);
         let last = log.last()?.map(|(_, v)| parse_record(v.value()));
         let mut damage = None;
         let mut note = |what: &str| damage = Some(what.to_owned());
         let found = Found {
-            vote: vote.and_then(|b| postcard::from_bytes(&b).map_err(|_| note("vote unreadable")).ok()),
-            committed: committed.and_then(|b| postcard::from_bytes(&b).map_err(|_| note("commit index unreadable")).ok()),
-            purged: purged.and_then(|b| postcard::from_bytes(&b).map_err(|_| note("purge index unreadable")).ok()),
+            vote: vote.and_then(|b| {
+                postcard::from_bytes(&b)
+                    .map_err(|_| note("vote unreadable"))
+                    .ok()
+            }),
+            committed: committed.and_then(|b| {
+                postcard::from_bytes(&b)
+                    .map_err(|_| note("commit index unreadable"))
+                    .ok()
+            }),
+            purged: purged.and_then(|b| {
+                postcard::from_bytes(&b)
+                    .map_err(|_| note("purge index unreadable"))
+                    .ok()
+            }),
             last: last.and_then(|r| r.map_err(|_| note("last entry unreadable")).ok()),
         };
         Ok((found, damage))
     };
     match read() {
         Ok((found, None)) => Ok(found),
-        Ok((_, Some(what))) => Err(OpenError::Damaged { path: path.to_owned(), what }),
-        Err(e) => Err(OpenError::Disk { path: path.to_owned(), why: e.to_string() }),
+        Ok((_, Some(what))) => Err(OpenError::Damaged {
+            path: path.to_owned(),
+            what,
+        }),
+        Err(e) => Err(OpenError::Disk {
+            path: path.to_owned(),
+            why: e.to_string(),
+        }),
     }
 }
 
 /// In the file: chain hash, then the engine's bytes.
 fn parse_record(value: &[u8]) -> Result<Record, String> {
-    let (hash, bytes) = value.split_first_chunk::<32>().ok_or("a record is shorter than its hash")?;
+    let (hash, bytes) = value
+        .split_first_chunk::<32>()
+        .ok_or("a record is shorter than its hash")?;
     let (id, _) = postcard::take_from_bytes::<LogId>(bytes).map_err(|e| e.to_string())?;
-    Ok(Record { id, bytes: bytes.into(), hash: Hash(*hash) })
+    Ok(Record {
+        id,
+        bytes: bytes.into(),
+        hash: Hash(*hash),
+    })
 }
 
 fn read_range(db: &Database, start: u64, end: u64) -> Result<Vec<Record>, String> {
@@ -257,7 +337,10 @@ impl Writer {
             let idle = first.is_none();
             let mut batch: Vec<Order> = Vec::new();
             let mut closing = None;
-            for order in first.into_iter().chain(queue.try_iter().take(BATCH_LEN_MAX)) {
+            for order in first
+                .into_iter()
+                .chain(queue.try_iter().take(BATCH_LEN_MAX))
+            {
                 match order {
                     Order::Committed(id) => committed = committed.max(Some(id)),
                     Order::Close { done } => closing = Some(done),
@@ -277,7 +360,9 @@ impl Writer {
             if flush && broken.is_none() {
                 (self.durable)(self.last);
             }
-            batch.into_iter().for_each(|order| answer(order, broken.as_deref()));
+            batch
+                .into_iter()
+                .for_each(|order| answer(order, broken.as_deref()));
             if let Some(done) = closing {
                 drop(self);
                 let _ = done.send(());
@@ -298,7 +383,10 @@ impl Writer {
                 match order {
                     Order::Append { records, .. } => {
                         for record in records {
-                            log.insert(record.id.index, [&record.hash.0[..], &record.bytes].concat().as_slice())?;
+                            log.insert(
+                                record.id.index,
+                                [&record.hash.0[..], &record.bytes].concat().as_slice(),
+                            )?;
                             last = Some(record.id);
                         }
                     }
@@ -306,7 +394,10 @@ impl Writer {
                         meta.insert("vote", encode(vote).as_slice())?;
                     }
                     Order::Truncate { after, .. } => {
-                        log.retain_in(after.map_or(0, |id| id.index.saturating_add(1)).., |_, _| false)?;
+                        log.retain_in(
+                            after.map_or(0, |id| id.index.saturating_add(1))..,
+                            |_, _| false,
+                        )?;
                         last = *after;
                     }
                     Order::Purge { upto, .. } => {

@@ -10,7 +10,9 @@ use crate::raft::{Raft, Types};
 use crate::state::{Outcome, State};
 use crate::store::Store;
 use crate::view::{Sight, View};
-use openraft::errors::{ClientWriteError, ForwardReason, InitializeError, LinearizableReadError, RaftError};
+use openraft::errors::{
+    ClientWriteError, ForwardReason, InitializeError, LinearizableReadError, RaftError,
+};
 use openraft::impls::ProgressResponder;
 use openraft::{Config, EmptyNode, ReadPolicy, SnapshotPolicy, StepDownPolicy};
 use std::collections::BTreeMap;
@@ -54,7 +56,9 @@ pub struct Committed {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// Only the node that the highest known term names may do this, after it claimed the office.
-    #[error("this node does not hold the office: only the elected leader gives birth to a log or asks for votes")]
+    #[error(
+        "this node does not hold the office: only the elected leader gives birth to a log or asks for votes"
+    )]
     NotInOffice,
     /// There is a log, or a vote.
     #[error("the log is born already: {0}")]
@@ -111,7 +115,11 @@ pub(crate) struct Inner {
 
 impl Engine {
     /// Opens the log, replays it up to the saved commit index and waits for appends. Leads nobody.
-    pub async fn open(settings: Settings, gate: Arc<Gate>, courier: Arc<dyn Courier>) -> Result<Self, OpenError> {
+    pub async fn open(
+        settings: Settings,
+        gate: Arc<Gate>,
+        courier: Arc<dyn Courier>,
+    ) -> Result<Self, OpenError> {
         let refused = |e: &dyn std::fmt::Display| OpenError::Engine(e.to_string());
         let config = Arc::new(config(&settings).validate().map_err(|e| refused(&e))?);
         let (dir, cluster, token) = (settings.dir.clone(), settings.cluster, settings.token);
@@ -131,7 +139,14 @@ impl Engine {
             asked_until: Mutex::new(None),
             unasked: AtomicU64::new(0),
         });
-        let raft = Raft::new(settings.token.0, config, Wires(Arc::clone(&out)), store, machine).await;
+        let raft = Raft::new(
+            settings.token.0,
+            config,
+            Wires(Arc::clone(&out)),
+            store,
+            machine,
+        )
+        .await;
         let raft = raft.map_err(|e| refused(&e))?;
         let engine = Self(Arc::new(Inner {
             token: settings.token,
@@ -166,12 +181,17 @@ impl Engine {
         if !members.contains(&self.0.token) {
             return Err(EngineError::NotAMember);
         }
-        let voters: BTreeMap<u64, EmptyNode> = members.iter().map(|t| (t.0, EmptyNode::new())).collect();
+        let voters: BTreeMap<u64, EmptyNode> =
+            members.iter().map(|t| (t.0, EmptyNode::new())).collect();
         self.0.ask();
         match self.0.raft.initialize(voters).await {
             Ok(()) => Ok(()),
-            Err(RaftError::APIError(InitializeError::NotAllowed(why))) => Err(EngineError::AlreadyBorn(why.to_string())),
-            Err(RaftError::APIError(InitializeError::NotInMembers(_))) => Err(EngineError::NotAMember),
+            Err(RaftError::APIError(InitializeError::NotAllowed(why))) => {
+                Err(EngineError::AlreadyBorn(why.to_string()))
+            }
+            Err(RaftError::APIError(InitializeError::NotInMembers(_))) => {
+                Err(EngineError::NotAMember)
+            }
             Err(RaftError::Fatal(why)) => Err(EngineError::Stopped(why.to_string())),
         }
     }
@@ -181,7 +201,12 @@ impl Engine {
         self.0.in_office()?;
         self.0.ask();
         // never without pre-vote: a plain election of a stale node deposes a healthy leader
-        self.0.raft.trigger().elect(true).await.map_err(|e| EngineError::Stopped(e.to_string()))
+        self.0
+            .raft
+            .trigger()
+            .elect(true)
+            .await
+            .map_err(|e| EngineError::Stopped(e.to_string()))
     }
 
     /// Term and newest block that our requests name from now on; `None` = we send none.
@@ -196,7 +221,11 @@ impl Engine {
             Ok(result) => result,
             Err(_) => {
                 let why = format!("no majority answered within {} ms", deadline.as_millis());
-                Err(if handed_over.load(Ordering::Acquire) { ProposeError::Unknown { why } } else { ProposeError::Unavailable { why } })
+                Err(if handed_over.load(Ordering::Acquire) {
+                    ProposeError::Unknown { why }
+                } else {
+                    ProposeError::Unavailable { why }
+                })
             }
         }
     }
@@ -205,14 +234,23 @@ impl Engine {
     /// ReadIndex, never the lease: a host may stop our clock (attack F25).
     pub async fn read_index(&self, deadline: Duration) -> Result<u64, ProposeError> {
         let read = self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex);
-        let why = || format!("no majority confirmed within {} ms that this node leads", deadline.as_millis());
+        let why = || {
+            format!(
+                "no majority confirmed within {} ms that this node leads",
+                deadline.as_millis()
+            )
+        };
         match tokio::time::timeout(deadline, read).await {
             Err(_) => Err(ProposeError::Unavailable { why: why() }),
             Ok(Ok(id)) => Ok(id.index().saturating_add(1)),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
-                Err(ProposeError::NotLeader { leader: to.leader_id.map(Token) })
+                Err(ProposeError::NotLeader {
+                    leader: to.leader_id.map(Token),
+                })
             }
-            Ok(Err(other)) => Err(ProposeError::Unavailable { why: other.to_string() }),
+            Ok(Err(other)) => Err(ProposeError::Unavailable {
+                why: other.to_string(),
+            }),
         }
     }
 
@@ -278,7 +316,11 @@ fn config(settings: &Settings) -> Config {
 impl Inner {
     fn in_office(&self) -> Result<(), EngineError> {
         let claimed = lock(&self.out.office).map(|(term, _)| term);
-        if claimed.is_some() && claimed == self.out.gate.office() { Ok(()) } else { Err(EngineError::NotInOffice) }
+        if claimed.is_some() && claimed == self.out.gate.office() {
+            Ok(())
+        } else {
+            Err(EngineError::NotInOffice)
+        }
     }
 
     fn ask(&self) {
@@ -298,7 +340,10 @@ impl Inner {
             last_append: *lock(&self.last_append),
             fault: lock(&self.out.fault).clone(),
         };
-        View::of(&openraft::async_runtime::watch::WatchReceiver::borrow_watched(&self.raft.metrics()), sight)
+        View::of(
+            &openraft::async_runtime::watch::WatchReceiver::borrow_watched(&self.raft.metrics()),
+            sight,
+        )
     }
 
     fn publish(&self) {
@@ -313,35 +358,68 @@ impl Inner {
     async fn write(&self, body: Body, handed_over: &AtomicBool) -> Result<Committed, ProposeError> {
         loop {
             let not_leader = |leader| ProposeError::NotLeader { leader };
-            self.in_office().map_err(|_| not_leader(self.look().engine_leader))?;
-            let leader = self.raft.as_leader().map_err(|to| not_leader(to.leader_id.map(Token)))?;
+            self.in_office()
+                .map_err(|_| not_leader(self.look().engine_leader))?;
+            let leader = self
+                .raft
+                .as_leader()
+                .map_err(|to| not_leader(to.leader_id.map(Token)))?;
             let (responder, answer) = ProgressResponder::complete_only();
             {
                 let mut stamp = self.stamp.lock().await;
-                let entry = Entry { time_ms: wall_ms().max(*stamp).max(lock(&self.out.state).log_time_ms), body: body.clone() };
+                let entry = Entry {
+                    time_ms: wall_ms().max(*stamp).max(lock(&self.out.state).log_time_ms),
+                    body: body.clone(),
+                };
                 let found = entry.encode().len();
                 if found > ENTRY_LEN_MAX {
-                    let why = format!("a {} entry of {found} bytes, at most {ENTRY_LEN_MAX} are written", body.name());
+                    let why = format!(
+                        "a {} entry of {found} bytes, at most {ENTRY_LEN_MAX} are written",
+                        body.name()
+                    );
                     return Err(ProposeError::Unavailable { why });
                 }
                 *stamp = entry.time_ms;
-                let write = self.raft.write(entry).with_leader(leader.to_committed_leader_id()).responder(responder);
+                let write = self
+                    .raft
+                    .write(entry)
+                    .with_leader(leader.to_committed_leader_id())
+                    .responder(responder);
                 handed_over.store(true, Ordering::Release);
-                write.await.map_err(|e| ProposeError::Unavailable { why: e.to_string() })?;
+                write
+                    .await
+                    .map_err(|e| ProposeError::Unavailable { why: e.to_string() })?;
             }
-            let lost = |_| ProposeError::Unknown { why: "the engine stopped".to_owned() };
+            let lost = |_| ProposeError::Unknown {
+                why: "the engine stopped".to_owned(),
+            };
             match answer.await.map_err(lost)? {
-                Ok(done) => return Ok(Committed { index: done.log_id.index.saturating_add(1), outcome: done.data }),
-                Err(ClientWriteError::ForwardToLeader(to)) if to.reason == ForwardReason::LeaseExpired => {
+                Ok(done) => {
+                    return Ok(Committed {
+                        index: done.log_id.index.saturating_add(1),
+                        outcome: done.data,
+                    });
+                }
+                Err(ClientWriteError::ForwardToLeader(to))
+                    if to.reason == ForwardReason::LeaseExpired =>
+                {
                     // nothing was written: right after winning the first heartbeat is still on its way
                     handed_over.store(false, Ordering::Release);
                     tokio::time::sleep(LEASE_RETRY).await;
                 }
-                Err(ClientWriteError::ForwardToLeader(to)) => return Err(not_leader(to.leader_id.map(Token))),
-                Err(ClientWriteError::LogEntryDiscarded(to)) => {
-                    return Err(ProposeError::Unknown { why: format!("the leader changed: {to}") });
+                Err(ClientWriteError::ForwardToLeader(to)) => {
+                    return Err(not_leader(to.leader_id.map(Token)));
                 }
-                Err(other) => return Err(ProposeError::Unavailable { why: other.to_string() }),
+                Err(ClientWriteError::LogEntryDiscarded(to)) => {
+                    return Err(ProposeError::Unknown {
+                        why: format!("the leader changed: {to}"),
+                    });
+                }
+                Err(other) => {
+                    return Err(ProposeError::Unavailable {
+                        why: other.to_string(),
+                    });
+                }
             }
         }
     }
@@ -349,10 +427,14 @@ impl Inner {
 
 /// Publishes a view after each change, until the engine is closed or dropped.
 async fn follow(engine: Weak<Inner>) {
-    let Some((mut metrics, mut durable, mut applied, mut closed)) = engine
-        .upgrade()
-        .map(|e| (e.raft.metrics(), e.out.store.durable(), e.applied.clone(), e.closed.subscribe()))
-    else {
+    let Some((mut metrics, mut durable, mut applied, mut closed)) = engine.upgrade().map(|e| {
+        (
+            e.raft.metrics(),
+            e.out.store.durable(),
+            e.applied.clone(),
+            e.closed.subscribe(),
+        )
+    }) else {
         return;
     };
     loop {
@@ -362,7 +444,9 @@ async fn follow(engine: Weak<Inner>) {
             changed = applied.changed() => changed.is_ok(),
             _ = closed.changed() => false,
         };
-        let Some(engine) = engine.upgrade() else { return };
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
         engine.publish();
         if !more {
             return;
@@ -372,7 +456,9 @@ async fn follow(engine: Weak<Inner>) {
 
 /// Unix milliseconds: what entries are stamped with and what stamps are compared to.
 pub(crate) fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 

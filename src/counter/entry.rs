@@ -123,12 +123,18 @@ impl Entry {
             return Err(BadEntry::TooLong { found: bytes.len() });
         }
         let Some((&VERSION, rest)) = bytes.split_first() else {
-            return Err(BadEntry::Version { found: bytes.first().copied() });
+            return Err(BadEntry::Version {
+                found: bytes.first().copied(),
+            });
         };
-        let (time_ms, body) =
-            postcard::from_bytes::<(u64, Body)>(rest).map_err(|e| BadEntry::Postcard(e.to_string()))?;
+        let (time_ms, body) = postcard::from_bytes::<(u64, Body)>(rest)
+            .map_err(|e| BadEntry::Postcard(e.to_string()))?;
         let entry = Self { time_ms, body };
-        if entry.encode() == bytes { Ok(entry) } else { Err(BadEntry::NotCanonical) }
+        if entry.encode() == bytes {
+            Ok(entry)
+        } else {
+            Err(BadEntry::NotCanonical)
+        }
     }
 
     /// SHA-256 of the canonical bytes. That of Genesis is the log id.
@@ -162,9 +168,17 @@ mod tests {
     use super::*;
 
     fn all() -> Vec<Entry> {
-        let block = BlockRef { number: 7, hash: Hash([1; 32]), time: 9 };
+        let block = BlockRef {
+            number: 7,
+            hash: Hash([1; 32]),
+            time: 9,
+        };
         let bodies = [
-            Body::Genesis { cluster: ClusterId(Hash([2; 32])), block, members: vec![Token(1), Token(300)] },
+            Body::Genesis {
+                cluster: ClusterId(Hash([2; 32])),
+                block,
+                members: vec![Token(1), Token(300)],
+            },
             Body::TermStart {
                 term: Term(4),
                 leader: Token(2),
@@ -176,11 +190,23 @@ mod tests {
             Body::Members {
                 block,
                 roster_hash: Hash([4; 32]),
-                members: vec![MemberKey { token: Token(1), incarnation: Incarnation(2), session: SessionPublic([2; 33]) }],
+                members: vec![MemberKey {
+                    token: Token(1),
+                    incarnation: Incarnation(2),
+                    session: SessionPublic([2; 33]),
+                }],
             },
-            Body::Increment { leader: Address([5; 20]) },
+            Body::Increment {
+                leader: Address([5; 20]),
+            },
         ];
-        bodies.into_iter().map(|body| Entry { time_ms: 1_700_000_000_000, body }).collect()
+        bodies
+            .into_iter()
+            .map(|body| Entry {
+                time_ms: 1_700_000_000_000,
+                body,
+            })
+            .collect()
     }
 
     #[test]
@@ -192,11 +218,17 @@ mod tests {
 
     #[test]
     fn the_numbers_of_the_variants_on_disk_are_fixed() {
-        let numbers: Vec<u8> = all().iter().map(|e| postcard::to_stdvec(&e.body).unwrap()[0]).collect();
+        let numbers: Vec<u8> = all()
+            .iter()
+            .map(|e| postcard::to_stdvec(&e.body).unwrap()[0])
+            .collect();
         assert_eq!(numbers, [0, 1, 2, 3]);
         for reserved in [4u8, 5] {
             let bytes = [&[VERSION, 0][..], &[reserved], &[0; 40]].concat();
-            assert!(matches!(Entry::decode(&bytes), Err(BadEntry::Postcard(_))), "{reserved} is not decoded");
+            assert!(
+                matches!(Entry::decode(&bytes), Err(BadEntry::Postcard(_))),
+                "{reserved} is not decoded"
+            );
         }
     }
 
@@ -211,14 +243,27 @@ mod tests {
             assert_eq!(Entry::decode(&longer), Err(BadEntry::NotCanonical));
             let mut other = bytes.clone();
             other[0] = 2;
-            assert_eq!(Entry::decode(&other), Err(BadEntry::Version { found: Some(2) }));
+            assert_eq!(
+                Entry::decode(&other),
+                Err(BadEntry::Version { found: Some(2) })
+            );
         }
-        assert_eq!(Entry::decode(&vec![VERSION; ENTRY_LEN_MAX + 1]), Err(BadEntry::TooLong { found: ENTRY_LEN_MAX + 1 }));
+        assert_eq!(
+            Entry::decode(&vec![VERSION; ENTRY_LEN_MAX + 1]),
+            Err(BadEntry::TooLong {
+                found: ENTRY_LEN_MAX + 1
+            })
+        );
     }
 
     #[test]
     fn a_number_said_in_a_longer_way_is_refused() {
-        let entry = Entry { time_ms: 1, body: Body::Increment { leader: Address([5; 20]) } };
+        let entry = Entry {
+            time_ms: 1,
+            body: Body::Increment {
+                leader: Address([5; 20]),
+            },
+        };
         let mut bytes = entry.encode();
         assert_eq!(bytes[1], 1);
         bytes.splice(1..2, [0x81, 0x00]); // the same number as a two-byte varint

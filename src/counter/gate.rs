@@ -129,7 +129,9 @@ pub enum Refusal {
         from: Token,
     },
     /// We know a later term.
-    #[error("deposed: term {term} began (seen up to block {block}), the request names term {found}; look at the chain")]
+    #[error(
+        "deposed: term {term} began (seen up to block {block}), the request names term {found}; look at the chain"
+    )]
     Deposed {
         /// The term we know.
         term: Term,
@@ -139,7 +141,9 @@ pub enum Refusal {
         found: Term,
     },
     /// They know a later term; we look at once.
-    #[error("term {known} is the highest known here, the request names {found}; looking at the chain now, ask again")]
+    #[error(
+        "term {known} is the highest known here, the request names {found}; looking at the chain now, ask again"
+    )]
     Behind {
         /// The term we know.
         known: Term,
@@ -174,7 +178,9 @@ pub enum Refusal {
         roster: Hash,
     },
     /// Entries from the future.
-    #[error("an entry is {ahead_ms} ms ahead of our clock, at most {CLOCK_AHEAD_MAX_MS} pass; check both clocks")]
+    #[error(
+        "an entry is {ahead_ms} ms ahead of our clock, at most {CLOCK_AHEAD_MAX_MS} pass; check both clocks"
+    )]
     ClockAhead {
         /// How far.
         ahead_ms: u64,
@@ -183,7 +189,9 @@ pub enum Refusal {
     #[error("{0:?}: snapshots and hand-over of the engine arrive with the Log issue")]
     Unsupported(Kind),
     /// Other content under an id that we hold: one of the two logs is not the log.
-    #[error("entry {index} from token {from} has another content than ours under the same id: one disk was rolled back or forged")]
+    #[error(
+        "entry {index} from token {from} has another content than ours under the same id: one disk was rolled back or forged"
+    )]
     Diverged {
         /// Where.
         index: u64,
@@ -228,7 +236,13 @@ impl Refusal {
 }
 
 /// The rule (design section 8). The order matters: the first thing that is wrong is said.
-pub fn judge(standing: &Standing, now: Now, from: Peer, head: &Head, own_log_id: Option<Hash>) -> Result<(), Refusal> {
+pub fn judge(
+    standing: &Standing,
+    now: Now,
+    from: Peer,
+    head: &Head,
+    own_log_id: Option<Hash>,
+) -> Result<(), Refusal> {
     let known = standing.incarnations.get(&from.token).copied();
     if known != Some(from.incarnation) {
         return Err(Refusal::StaleIncarnation { peer: from, known });
@@ -236,22 +250,40 @@ pub fn judge(standing: &Standing, now: Now, from: Peer, head: &Head, own_log_id:
     if let (Some(own), Some(found)) = (own_log_id, head.log_id)
         && own != found
     {
-        return Err(Refusal::ForeignLog { own, found, from: from.token });
+        return Err(Refusal::ForeignLog {
+            own,
+            found,
+            from: from.token,
+        });
     }
     if head.term < standing.term {
-        return Err(Refusal::Deposed { term: standing.term, block: standing.block, found: head.term });
+        return Err(Refusal::Deposed {
+            term: standing.term,
+            block: standing.block,
+            found: head.term,
+        });
     }
     if head.term > standing.term {
-        return Err(Refusal::Behind { known: standing.term, found: head.term });
+        return Err(Refusal::Behind {
+            known: standing.term,
+            found: head.term,
+        });
     }
     if standing.leader != Some(from.token) {
-        return Err(Refusal::NotElected { term: standing.term, leader: standing.leader, from: from.token });
+        return Err(Refusal::NotElected {
+            term: standing.term,
+            leader: standing.leader,
+            from: from.token,
+        });
     }
     if let Some(promise) = standing.promise
         && now.mono_ms < promise.until_ms
         && head.term < promise.term
     {
-        return Err(Refusal::Resting { promised: promise.term, found: head.term });
+        return Err(Refusal::Resting {
+            promised: promise.term,
+            found: head.term,
+        });
     }
     match head.kind {
         Kind::PreVote | Kind::Vote if standing.mute == Mute::Muted => Err(Refusal::Muted),
@@ -262,7 +294,11 @@ pub fn judge(standing: &Standing, now: Now, from: Peer, head: &Head, own_log_id:
 }
 
 fn judge_entries(standing: &Standing, now: Now, head: &Head) -> Result<(), Refusal> {
-    if let Some(&roster) = head.rosters.iter().find(|hash| !standing.confirmed_rosters.contains(hash)) {
+    if let Some(&roster) = head
+        .rosters
+        .iter()
+        .find(|hash| !standing.confirmed_rosters.contains(hash))
+    {
         return Err(Refusal::Unconfirmed { roster });
     }
     let ahead_ms = head.newest_time_ms.unwrap_or(0).saturating_sub(now.wall_ms);
@@ -334,7 +370,13 @@ impl Gate {
         }
     }
 
-    pub(crate) fn check(&self, wall_ms: u64, from: Peer, head: &Head, own_log_id: Option<Hash>) -> Result<(), Refusal> {
+    pub(crate) fn check(
+        &self,
+        wall_ms: u64,
+        from: Peer,
+        head: &Head,
+        own_log_id: Option<Hash>,
+    ) -> Result<(), Refusal> {
         let mono_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         let verdict = self.read(|s| judge(s, Now { mono_ms, wall_ms }, from, head, own_log_id));
         if let Err(Refusal::Behind { .. }) = verdict {
@@ -357,7 +399,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    const NOW: Now = Now { mono_ms: 1_000, wall_ms: 5_000_000 };
+    const NOW: Now = Now {
+        mono_ms: 1_000,
+        wall_ms: 5_000_000,
+    };
 
     fn standing() -> Standing {
         Standing {
@@ -372,11 +417,21 @@ mod tests {
     }
 
     fn head(kind: Kind, term: u64) -> Head {
-        Head { kind, term: Term(term), block: 49, log_id: None, newest_time_ms: None, rosters: vec![] }
+        Head {
+            kind,
+            term: Term(term),
+            block: 49,
+            log_id: None,
+            newest_time_ms: None,
+            rosters: vec![],
+        }
     }
 
     fn peer(token: u64, incarnation: u64) -> Peer {
-        Peer { token: Token(token), incarnation: Incarnation(incarnation) }
+        Peer {
+            token: Token(token),
+            incarnation: Incarnation(incarnation),
+        }
     }
 
     /// One row: what differs from a good request, and what is answered.
@@ -397,25 +452,55 @@ mod tests {
             ("passes", |_, h, _| h.kind = Kind::Vote),
             ("passes", |_, h, _| h.log_id = Some(Hash([8; 32]))),
             ("foreign_log", |_, h, _| h.log_id = Some(Hash([7; 32]))),
-            ("stale_incarnation", |_, _, p| p.incarnation = Incarnation(2)),
-            ("stale_incarnation", |_, _, p| p.incarnation = Incarnation(4)),
+            ("stale_incarnation", |_, _, p| {
+                p.incarnation = Incarnation(2)
+            }),
+            ("stale_incarnation", |_, _, p| {
+                p.incarnation = Incarnation(4)
+            }),
             ("stale_incarnation", |_, _, p| p.token = Token(9)),
             ("deposed", |_, h, _| h.term = Term(4)),
             ("behind", |_, h, _| h.term = Term(6)),
             ("not_elected", |_, _, p| *p = peer(2, 1)),
             ("not_elected", |s, _, _| s.leader = None),
-            ("muted", |s, h, _| (s.mute, h.kind) = (Mute::Muted, Kind::Vote)),
-            ("muted", |s, h, _| (s.mute, h.kind) = (Mute::Muted, Kind::PreVote)),
+            ("muted", |s, h, _| {
+                (s.mute, h.kind) = (Mute::Muted, Kind::Vote)
+            }),
+            ("muted", |s, h, _| {
+                (s.mute, h.kind) = (Mute::Muted, Kind::PreVote)
+            }),
             ("passes", |s, _, _| s.mute = Mute::Muted),
-            ("passes", |s, h, _| (s.mute, h.kind) = (Mute::ColdStart, Kind::Vote)),
-            ("resting", |s, _, _| s.promise = Some(Promise { term: Term(6), until_ms: 1_001 })),
+            ("passes", |s, h, _| {
+                (s.mute, h.kind) = (Mute::ColdStart, Kind::Vote)
+            }),
+            ("resting", |s, _, _| {
+                s.promise = Some(Promise {
+                    term: Term(6),
+                    until_ms: 1_001,
+                })
+            }),
             ("resting", |s, h, _| {
-                s.promise = Some(Promise { term: Term(6), until_ms: 1_001 });
+                s.promise = Some(Promise {
+                    term: Term(6),
+                    until_ms: 1_001,
+                });
                 h.kind = Kind::Vote;
             }),
-            ("passes", |s, _, _| s.promise = Some(Promise { term: Term(6), until_ms: 1_000 })),
-            ("passes", |s, _, _| s.promise = Some(Promise { term: Term(5), until_ms: 9_000 })),
-            ("unconfirmed", |_, h, _| h.rosters = vec![Hash([1; 32]), Hash([2; 32])]),
+            ("passes", |s, _, _| {
+                s.promise = Some(Promise {
+                    term: Term(6),
+                    until_ms: 1_000,
+                })
+            }),
+            ("passes", |s, _, _| {
+                s.promise = Some(Promise {
+                    term: Term(5),
+                    until_ms: 9_000,
+                })
+            }),
+            ("unconfirmed", |_, h, _| {
+                h.rosters = vec![Hash([1; 32]), Hash([2; 32])]
+            }),
             ("passes", |_, h, _| h.rosters = vec![Hash([1; 32])]),
             ("passes", |_, h, _| h.newest_time_ms = Some(5_060_000)),
             ("clock_ahead", |_, h, _| h.newest_time_ms = Some(5_060_001)),
@@ -430,7 +515,13 @@ mod tests {
     #[test]
     fn a_gate_that_was_told_nothing_refuses_everything() {
         let gate = Gate::new(Token(2));
-        for kind in [Kind::PreVote, Kind::Vote, Kind::Append, Kind::Snapshot, Kind::Transfer] {
+        for kind in [
+            Kind::PreVote,
+            Kind::Vote,
+            Kind::Append,
+            Kind::Snapshot,
+            Kind::Transfer,
+        ] {
             assert!(gate.check(0, peer(1, 1), &head(kind, 0), None).is_err());
         }
         assert_eq!(gate.office(), None);
@@ -440,6 +531,12 @@ mod tests {
     fn confirmed_rosters_are_bounded() {
         let gate = Gate::new(Token(2));
         gate.update(|s| s.confirmed_rosters.extend((0..200).map(|i| Hash([i; 32]))));
-        assert_eq!(gate.read(|s| (s.confirmed_rosters.len(), s.confirmed_rosters.back().copied())), (64, Some(Hash([199; 32]))));
+        assert_eq!(
+            gate.read(|s| (
+                s.confirmed_rosters.len(),
+                s.confirmed_rosters.back().copied()
+            )),
+            (64, Some(Hash([199; 32])))
+        );
     }
 }

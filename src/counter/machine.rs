@@ -27,7 +27,12 @@ pub struct Machine {
 impl Machine {
     /// Empty; `applied` says how far it is.
     pub fn new(state: Arc<Mutex<State>>, applied: watch::Sender<u64>) -> Self {
-        Self { state, applied, last: None, membership: StoredMembership::default() }
+        Self {
+            state,
+            applied,
+            last: None,
+            membership: StoredMembership::default(),
+        }
     }
 
     fn take(&mut self, entry: &RaftEntry) -> Outcome {
@@ -58,7 +63,10 @@ impl Machine {
 }
 
 fn no_snapshots() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "snapshots arrive with the Log issue; the log is kept whole until then")
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "snapshots arrive with the Log issue; the log is kept whole until then",
+    )
 }
 
 impl RaftSnapshotBuilder<Types> for NoSnapshot {
@@ -73,7 +81,9 @@ impl RaftStateMachine<Types> for Machine {
     type SnapshotData = NoSnapshot;
     type SnapshotBuilder = NoSnapshot;
 
-    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembershipOf<Types>), io::Error> {
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId>, StoredMembershipOf<Types>), io::Error> {
         Ok((self.last, self.membership.clone()))
     }
 
@@ -98,11 +108,17 @@ impl RaftStateMachine<Types> for Machine {
         None
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<Types>, _snapshot: NoSnapshot) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMetaOf<Types>,
+        _snapshot: NoSnapshot,
+    ) -> Result<(), io::Error> {
         Err(no_snapshots())
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, NoSnapshot>>, io::Error> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<Types, NoSnapshot>>, io::Error> {
         Ok(None)
     }
 }

@@ -12,7 +12,8 @@ use openraft::alias::SnapshotOf;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend};
 use std::future::Future;
@@ -27,7 +28,12 @@ const BACKOFF: Duration = Duration::from_millis(50);
 /// Carries bytes to a member over its link.
 pub trait Courier: Send + Sync + 'static {
     /// One request, one answer, or an error at the deadline.
-    fn call(&self, to: Token, request: Vec<u8>, deadline: Duration) -> BoxFuture<'static, Result<Vec<u8>, CourierError>>;
+    fn call(
+        &self,
+        to: Token,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Vec<u8>, CourierError>>;
 }
 
 /// A request did not get its answer.
@@ -63,7 +69,9 @@ impl Outbound {
         let asked = lock(&self.asked_until).is_some_and(|until| Instant::now() < until);
         if !asked {
             self.unasked.fetch_add(1, Ordering::Relaxed);
-            tracing::error!("the engine campaigns although nobody asked for it: its vote is held back, report this");
+            tracing::error!(
+                "the engine campaigns although nobody asked for it: its vote is held back, report this"
+            );
         }
         asked
     }
@@ -76,16 +84,35 @@ impl Outbound {
             return Err("this node claims no office, so it asks for nothing".to_owned());
         };
         let prev_hash = match &ask {
-            Ask::Append(AppendEntriesRequest { prev_log_id: Some(prev), .. }) => {
+            Ask::Append(AppendEntriesRequest {
+                prev_log_id: Some(prev),
+                ..
+            }) => {
                 let at = self.store.at(prev.index).map_err(|e| e.to_string())?;
                 at.filter(|(id, _)| id == prev).map(|(_, hash)| hash)
             }
             _ => None,
         };
-        let request = Request { term, block, log_id: lock(&self.state).log_id, prev_hash, ask };
-        let bytes = self.courier.call(to, encode(&request), ttl).await.map_err(|e| e.to_string())?;
-        let answer = decode::<Answer>(&bytes).map_err(|e| format!("token {to} answered nonsense: {e}"))?;
-        if let Answer::Refused { reason, why, deposed } = &answer {
+        let request = Request {
+            term,
+            block,
+            log_id: lock(&self.state).log_id,
+            prev_hash,
+            ask,
+        };
+        let bytes = self
+            .courier
+            .call(to, encode(&request), ttl)
+            .await
+            .map_err(|e| e.to_string())?;
+        let answer =
+            decode::<Answer>(&bytes).map_err(|e| format!("token {to} answered nonsense: {e}"))?;
+        if let Answer::Refused {
+            reason,
+            why,
+            deposed,
+        } = &answer
+        {
             if let Some((term, _)) = deposed {
                 self.gate.heard(*term);
             }
@@ -102,7 +129,10 @@ impl RaftNetworkFactory<Types> for Wires {
     type Network = Wire;
 
     async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Wire {
-        Wire { out: Arc::clone(&self.0), to: Token(target) }
+        Wire {
+            out: Arc::clone(&self.0),
+            to: Token(target),
+        }
     }
 }
 
@@ -117,13 +147,20 @@ fn unreachable(why: String) -> RPCError<Types> {
 }
 
 impl Wire {
-    async fn ask_vote(&self, ask: Ask, option: &RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn ask_vote(
+        &self,
+        ask: Ask,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         if !self.out.asked() {
             return Err(unreachable("nobody asked for this election".to_owned()));
         }
         match self.out.send(self.to, ask, option.soft_ttl()).await {
             Ok(Answer::Vote(answer)) => Ok(answer),
-            Ok(_) => Err(unreachable(format!("token {} answered something else than a vote", self.to))),
+            Ok(_) => Err(unreachable(format!(
+                "token {} answered something else than a vote",
+                self.to
+            ))),
             Err(why) => Err(unreachable(why)),
         }
     }
@@ -137,18 +174,33 @@ impl RaftNetworkV2<Types> for Wire {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        match self.out.send(self.to, Ask::Append(rpc), option.soft_ttl()).await {
+        match self
+            .out
+            .send(self.to, Ask::Append(rpc), option.soft_ttl())
+            .await
+        {
             Ok(Answer::Append(answer)) => Ok(answer),
-            Ok(_) => Err(unreachable(format!("token {} answered something else than an append", self.to))),
+            Ok(_) => Err(unreachable(format!(
+                "token {} answered something else than an append",
+                self.to
+            ))),
             Err(why) => Err(unreachable(why)),
         }
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask_vote(Ask::Vote(rpc), &option).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask_vote(Ask::PreVote(rpc), &option).await
     }
 
@@ -168,7 +220,9 @@ impl RaftNetworkV2<Types> for Wire {
         _req: TransferLeaderRequest<Types>,
         _option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        Err(unreachable("the engine's hand-over arrives with a later issue".to_owned()))
+        Err(unreachable(
+            "the engine's hand-over arrives with a later issue".to_owned(),
+        ))
     }
 
     fn backoff(&self) -> Option<Backoff> {

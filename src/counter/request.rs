@@ -68,7 +68,11 @@ impl Answer {
             _ => None,
         };
         let why = refusal.to_string().chars().take(WHY_LEN_MAX).collect();
-        Self::Refused { reason: refusal.reason().to_owned(), why, deposed }
+        Self::Refused {
+            reason: refusal.reason().to_owned(),
+            why,
+            deposed,
+        }
     }
 }
 
@@ -81,10 +85,16 @@ pub fn encode(value: &impl Serialize) -> Vec<u8> {
 pub fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, Refusal> {
     let bad = |why: String| Refusal::Malformed(why);
     if bytes.len() > REQUEST_LEN_MAX {
-        return Err(bad(format!("at most {REQUEST_LEN_MAX} bytes, found {}", bytes.len())));
+        return Err(bad(format!(
+            "at most {REQUEST_LEN_MAX} bytes, found {}",
+            bytes.len()
+        )));
     }
     let Some((&VERSION, rest)) = bytes.split_first() else {
-        return Err(bad(format!("version {VERSION} expected, found {:?}", bytes.first())));
+        return Err(bad(format!(
+            "version {VERSION} expected, found {:?}",
+            bytes.first()
+        )));
     };
     match postcard::take_from_bytes(rest) {
         Ok((value, [])) => Ok(value),
@@ -109,7 +119,11 @@ impl Request {
             term: self.term,
             block: self.block,
             log_id: self.log_id,
-            newest_time_ms: entries.iter().filter_map(normal).map(|entry| entry.time_ms).max(),
+            newest_time_ms: entries
+                .iter()
+                .filter_map(normal)
+                .map(|entry| entry.time_ms)
+                .max(),
             rosters: entries
                 .iter()
                 .filter(|entry| committed.is_none_or(|c| entry.log_id.index > c.index))
@@ -147,14 +161,31 @@ fn ensure(holds: bool, why: &'static str) -> Checked {
 
 fn check_vote(from: Token, request: &VoteRequest<Types>) -> Checked {
     check_author(from, &request.vote)?;
-    ensure(!request.vote.committed, "a vote request carries a vote that is already won")?;
-    ensure(!request.leadership_transfer, "the engine's hand-over arrives with a later issue")?;
-    ensure(request.last_log_id.is_none_or(|id| in_range(id) && id.leader_id.term < request.vote.leader_id.term), "last log id out of range")
+    ensure(
+        !request.vote.committed,
+        "a vote request carries a vote that is already won",
+    )?;
+    ensure(
+        !request.leadership_transfer,
+        "the engine's hand-over arrives with a later issue",
+    )?;
+    ensure(
+        request
+            .last_log_id
+            .is_none_or(|id| in_range(id) && id.leader_id.term < request.vote.leader_id.term),
+        "last log id out of range",
+    )
 }
 
 fn check_author(from: Token, vote: &Vote) -> Checked {
-    ensure(vote.leader_id.voted_for == from.0, "the vote is not the sender's own")?;
-    ensure((1..NUMBER_MAX).contains(&vote.leader_id.term), "engine term out of range")
+    ensure(
+        vote.leader_id.voted_for == from.0,
+        "the vote is not the sender's own",
+    )?;
+    ensure(
+        (1..NUMBER_MAX).contains(&vote.leader_id.term),
+        "engine term out of range",
+    )
 }
 
 fn in_range(id: LogId) -> bool {
@@ -164,32 +195,57 @@ fn in_range(id: LogId) -> bool {
 fn check_append(from: Token, request: &AppendEntriesRequest<Types>, cluster: ClusterId) -> Checked {
     check_author(from, &request.vote)?;
     ensure(request.vote.committed, "an append needs a vote that is won")?;
-    ensure(request.leader_commit.is_none_or(in_range), "commit index out of range")?;
-    ensure(request.prev_log_id.is_none_or(in_range), "previous log id out of range")?;
+    ensure(
+        request.leader_commit.is_none_or(in_range),
+        "commit index out of range",
+    )?;
+    ensure(
+        request.prev_log_id.is_none_or(in_range),
+        "previous log id out of range",
+    )?;
     let mut prev = request.prev_log_id;
     for entry in &request.entries {
         let id = entry.log_id;
         ensure(in_range(id), "log id out of range")?;
-        ensure(id.index == prev.map_or(0, |p| p.index + 1), "entries are not consecutive")?;
-        ensure(prev.is_none_or(|p| p.leader_id <= id.leader_id), "engine terms go back")?;
+        ensure(
+            id.index == prev.map_or(0, |p| p.index + 1),
+            "entries are not consecutive",
+        )?;
+        ensure(
+            prev.is_none_or(|p| p.leader_id <= id.leader_id),
+            "engine terms go back",
+        )?;
         check_payload(entry, cluster)?;
         prev = Some(id);
     }
-    ensure(prev.is_none_or(|p| p.leader_id.term <= request.vote.leader_id.term), "entries of a later engine term than the sender's")
+    ensure(
+        prev.is_none_or(|p| p.leader_id.term <= request.vote.leader_id.term),
+        "entries of a later engine term than the sender's",
+    )
 }
 
 fn check_payload(entry: &RaftEntry, cluster: ClusterId) -> Checked {
     match &entry.payload {
         EntryPayload::Blank => Ok(()),
         EntryPayload::Normal(entry) => match &entry.body {
-            Body::Genesis { cluster: found, .. } => ensure(*found == cluster, "Genesis of another cluster"),
+            Body::Genesis { cluster: found, .. } => {
+                ensure(*found == cluster, "Genesis of another cluster")
+            }
             Body::TermStart { .. } | Body::Members { .. } | Body::Increment { .. } => Ok(()),
         },
         EntryPayload::Membership(members) => {
-            ensure(entry.log_id.index == 0, "changes of the engine's voter set arrive with a later issue")?;
-            let [voters] = &members.get_joint_config()[..] else { return Err("the first voter set is a single one") };
+            ensure(
+                entry.log_id.index == 0,
+                "changes of the engine's voter set arrive with a later issue",
+            )?;
+            let [voters] = &members.get_joint_config()[..] else {
+                return Err("the first voter set is a single one");
+            };
             ensure((1..=VOTERS_MAX).contains(&voters.len()), "1 to 64 voters")?;
-            ensure(members.nodes().map(|(id, _)| id).eq(voters.iter()), "the first voter set has no learners")
+            ensure(
+                members.nodes().map(|(id, _)| id).eq(voters.iter()),
+                "the first voter set has no learners",
+            )
         }
     }
 }

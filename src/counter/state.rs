@@ -93,7 +93,11 @@ pub struct Alarm {
 
 impl fmt::Display for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "entry {} ({}) is a no-op: {:?}", self.index, self.entry, self.kind)
+        write!(
+            f,
+            "entry {} ({}) is a no-op: {:?}",
+            self.index, self.entry, self.kind
+        )
     }
 }
 
@@ -160,7 +164,11 @@ impl State {
             Body::Genesis { cluster, .. } => self.genesis(*cluster, entry),
             _ if self.log_id.is_none() => Err(AlarmKind::BeforeGenesis),
             Body::TermStart { .. } => self.term_start(index, &entry.body),
-            Body::Members { block, roster_hash, members } => self.roster(index, *block, *roster_hash, members),
+            Body::Members {
+                block,
+                roster_hash,
+                members,
+            } => self.roster(index, *block, *roster_hash, members),
             Body::Increment { leader } => self.increment(index, *leader),
         };
         match done {
@@ -168,13 +176,21 @@ impl State {
             Err(kind) => {
                 let alarm = self.alarm(index, entry, kind);
                 // a second leader of a term is reported twice: as a no-op to its author, as an alarm to all
-                if kind == AlarmKind::SecondLeader { Outcome::TermStarted(false) } else { Outcome::Refused(alarm) }
+                if kind == AlarmKind::SecondLeader {
+                    Outcome::TermStarted(false)
+                } else {
+                    Outcome::Refused(alarm)
+                }
             }
         }
     }
 
     fn alarm(&mut self, index: u64, entry: &Entry, kind: AlarmKind) -> Alarm {
-        let alarm = Alarm { index, entry: entry.body.name().to_owned(), kind };
+        let alarm = Alarm {
+            index,
+            entry: entry.body.name().to_owned(),
+            kind,
+        };
         if self.alarms.len() == ALARMS_LEN_MAX {
             self.alarms.pop_front();
         }
@@ -192,7 +208,15 @@ impl State {
     }
 
     fn term_start(&mut self, index: u64, body: &Body) -> Result<Outcome, AlarmKind> {
-        let Body::TermStart { term, leader, incarnation, tx, block, voted_muted } = body else {
+        let Body::TermStart {
+            term,
+            leader,
+            incarnation,
+            tx,
+            block,
+            voted_muted,
+        } = body
+        else {
             unreachable!("apply matched TermStart");
         };
         if let Some(known) = &self.term {
@@ -201,7 +225,11 @@ impl State {
             }
             if *term == known.term {
                 let same = known.leader == *leader && known.incarnation == *incarnation;
-                return if same { Ok(Outcome::TermStarted(false)) } else { Err(AlarmKind::SecondLeader) };
+                return if same {
+                    Ok(Outcome::TermStarted(false))
+                } else {
+                    Err(AlarmKind::SecondLeader)
+                };
             }
         }
         if !voted_muted.is_empty() {
@@ -221,15 +249,33 @@ impl State {
         Ok(Outcome::TermStarted(true))
     }
 
-    fn roster(&mut self, index: u64, block: BlockRef, roster_hash: Hash, members: &[MemberKey]) -> Result<Outcome, AlarmKind> {
-        let ascending = members.iter().zip(members.iter().skip(1)).all(|(a, b)| a.token < b.token);
+    fn roster(
+        &mut self,
+        index: u64,
+        block: BlockRef,
+        roster_hash: Hash,
+        members: &[MemberKey],
+    ) -> Result<Outcome, AlarmKind> {
+        let ascending = members
+            .iter()
+            .zip(members.iter().skip(1))
+            .all(|(a, b)| a.token < b.token);
         if members.is_empty() || !ascending {
             return Err(AlarmKind::BadRoster);
         }
-        if self.members.as_ref().is_some_and(|known| block.number < known.block.number) {
+        if self
+            .members
+            .as_ref()
+            .is_some_and(|known| block.number < known.block.number)
+        {
             return Err(AlarmKind::RosterWentBack);
         }
-        self.members = Some(MembersRecord { block, roster_hash, members: members.to_vec(), index });
+        self.members = Some(MembersRecord {
+            block,
+            roster_hash,
+            members: members.to_vec(),
+            index,
+        });
         Ok(Outcome::Members)
     }
 
@@ -240,9 +286,17 @@ impl State {
         }
         self.value = self.value.checked_add(1).ok_or(AlarmKind::CounterFull)?;
         let (timestamp_ms, new_value) = (self.log_time_ms, self.value);
-        self.operations.push(Operation { timestamp_ms, new_value, leader, index });
+        self.operations.push(Operation {
+            timestamp_ms,
+            new_value,
+            leader,
+            index,
+        });
         let operation_id = u64::try_from(self.operations.len()).unwrap_or(u64::MAX);
-        Ok(Outcome::Incremented { new_value, operation_id })
+        Ok(Outcome::Incremented {
+            new_value,
+            operation_id,
+        })
     }
 }
 
@@ -252,8 +306,15 @@ mod tests {
     use synod_wire::SessionPublic;
 
     fn genesis() -> Body {
-        let block = BlockRef { number: 1, ..BlockRef::default() };
-        Body::Genesis { cluster: ClusterId(Hash([9; 32])), block, members: vec![Token(1)] }
+        let block = BlockRef {
+            number: 1,
+            ..BlockRef::default()
+        };
+        Body::Genesis {
+            cluster: ClusterId(Hash([9; 32])),
+            block,
+            members: vec![Token(1)],
+        }
     }
 
     fn start(term: u64, leader: u64, muted: &[u64]) -> Body {
@@ -268,16 +329,25 @@ mod tests {
     }
 
     fn members(number: u64, tokens: &[u64]) -> Body {
-        let key = |t: &u64| MemberKey { token: Token(*t), incarnation: Incarnation(1), session: SessionPublic([2; 33]) };
+        let key = |t: &u64| MemberKey {
+            token: Token(*t),
+            incarnation: Incarnation(1),
+            session: SessionPublic([2; 33]),
+        };
         Body::Members {
-            block: BlockRef { number, ..BlockRef::default() },
+            block: BlockRef {
+                number,
+                ..BlockRef::default()
+            },
             roster_hash: Hash([1; 32]),
             members: tokens.iter().map(key).collect(),
         }
     }
 
     fn up(author: u8) -> Body {
-        Body::Increment { leader: Address([author; 20]) }
+        Body::Increment {
+            leader: Address([author; 20]),
+        }
     }
 
     fn refused(outcome: Outcome) -> AlarmKind {
@@ -292,7 +362,13 @@ mod tests {
         let mut state = State::default();
         let mut outcome = Outcome::Engine;
         for (index, body) in (1..).zip(bodies) {
-            outcome = state.apply(index, &Entry { time_ms: index, body });
+            outcome = state.apply(
+                index,
+                &Entry {
+                    time_ms: index,
+                    body,
+                },
+            );
         }
         (outcome, state)
     }
@@ -305,9 +381,18 @@ mod tests {
             (vec![members(1, &[1])], AlarmKind::BeforeGenesis),
             (vec![genesis(), genesis()], AlarmKind::SecondGenesis),
             (vec![genesis(), up(1)], AlarmKind::NoTerm),
-            (vec![genesis(), start(2, 1, &[]), start(1, 1, &[])], AlarmKind::TermWentBack),
-            (vec![genesis(), start(1, 1, &[]), up(1), up(2)], AlarmKind::ForeignAuthor),
-            (vec![genesis(), members(5, &[1]), members(4, &[1])], AlarmKind::RosterWentBack),
+            (
+                vec![genesis(), start(2, 1, &[]), start(1, 1, &[])],
+                AlarmKind::TermWentBack,
+            ),
+            (
+                vec![genesis(), start(1, 1, &[]), up(1), up(2)],
+                AlarmKind::ForeignAuthor,
+            ),
+            (
+                vec![genesis(), members(5, &[1]), members(4, &[1])],
+                AlarmKind::RosterWentBack,
+            ),
             (vec![genesis(), members(5, &[])], AlarmKind::BadRoster),
             (vec![genesis(), members(5, &[2, 1])], AlarmKind::BadRoster),
             (vec![genesis(), members(5, &[1, 1])], AlarmKind::BadRoster),
@@ -316,7 +401,10 @@ mod tests {
             let steps = u64::try_from(bodies.len()).unwrap();
             let (outcome, state) = last(bodies);
             assert_eq!(refused(outcome), kind);
-            assert_eq!(state.alarms.back().map(|a| (a.index, a.kind)), Some((steps, kind)));
+            assert_eq!(
+                state.alarms.back().map(|a| (a.index, a.kind)),
+                Some((steps, kind))
+            );
             assert_eq!(state.applied_index, steps, "a no-op is applied too");
         }
     }
@@ -326,29 +414,68 @@ mod tests {
         let (outcome, state) = last(vec![genesis(), start(5, 3, &[]), start(5, 2, &[])]);
         assert_eq!(outcome, Outcome::TermStarted(false));
         assert_eq!(state.term.as_ref().map(|t| t.leader), Some(Token(3)));
-        assert_eq!(state.alarms.back().map(|a| a.kind), Some(AlarmKind::SecondLeader));
+        assert_eq!(
+            state.alarms.back().map(|a| a.kind),
+            Some(AlarmKind::SecondLeader)
+        );
 
-        let (outcome, state) = last(vec![genesis(), start(5, 3, &[]), start(5, 3, &[]), start(6, 2, &[1])]);
+        let (outcome, state) = last(vec![
+            genesis(),
+            start(5, 3, &[]),
+            start(5, 3, &[]),
+            start(6, 2, &[1]),
+        ]);
         assert_eq!(outcome, Outcome::TermStarted(true));
-        assert_eq!(state.terms.iter().map(|t| t.term).collect::<Vec<_>>(), [Term(5)]);
+        assert_eq!(
+            state.terms.iter().map(|t| t.term).collect::<Vec<_>>(),
+            [Term(5)]
+        );
         assert_eq!(state.term.as_ref().map(|t| t.leader), Some(Token(2)));
         assert_eq!(state.cold_starts, 1);
-        assert!(state.alarms.is_empty(), "the leader itself may repeat its TermStart");
+        assert!(
+            state.alarms.is_empty(),
+            "the leader itself may repeat its TermStart"
+        );
     }
 
     #[test]
     fn increments_count_and_log_time_never_goes_back() {
         let mut state = State::default();
-        for (index, time_ms, body) in
-            [(1, 100, genesis()), (2, 90, start(1, 1, &[])), (3, 120, up(1)), (4, 80, up(1))]
-        {
+        for (index, time_ms, body) in [
+            (1, 100, genesis()),
+            (2, 90, start(1, 1, &[])),
+            (3, 120, up(1)),
+            (4, 80, up(1)),
+        ] {
             state.apply(index, &Entry { time_ms, body });
         }
         assert_eq!(state.value, 2);
-        assert_eq!(state.operations.iter().map(|o| o.timestamp_ms).collect::<Vec<_>>(), [120, 120]);
-        assert_eq!(state.log_id, Some(Entry { time_ms: 100, body: genesis() }.hash()));
+        assert_eq!(
+            state
+                .operations
+                .iter()
+                .map(|o| o.timestamp_ms)
+                .collect::<Vec<_>>(),
+            [120, 120]
+        );
+        assert_eq!(
+            state.log_id,
+            Some(
+                Entry {
+                    time_ms: 100,
+                    body: genesis()
+                }
+                .hash()
+            )
+        );
         state.value = u64::MAX;
-        let outcome = state.apply(5, &Entry { time_ms: 1, body: up(1) });
+        let outcome = state.apply(
+            5,
+            &Entry {
+                time_ms: 1,
+                body: up(1),
+            },
+        );
         assert_eq!(refused(outcome), AlarmKind::CounterFull);
     }
 
@@ -356,7 +483,13 @@ mod tests {
     fn alarms_are_bounded() {
         let mut state = State::default();
         for index in 1..=1_000 {
-            state.apply(index, &Entry { time_ms: 0, body: up(1) });
+            state.apply(
+                index,
+                &Entry {
+                    time_ms: 0,
+                    body: up(1),
+                },
+            );
         }
         assert_eq!(state.alarms.len(), ALARMS_LEN_MAX);
         assert_eq!(state.alarms.back().map(|a| a.index), Some(1_000));

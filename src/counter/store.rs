@@ -61,10 +61,15 @@ impl Store {
             let mut s = lock(&shared);
             s.last = found.last.as_ref().map(|r| r.id).max(found.purged);
             s.last_hash = found.last.map_or(Hash::ZERO, |r| r.hash);
-            (s.vote, s.committed, s.purged) = (found.vote, found.committed.min(s.last), found.purged);
+            (s.vote, s.committed, s.purged) =
+                (found.vote, found.committed.min(s.last), found.purged);
             sender.send_replace(s.last);
         }
-        Ok(Self(Arc::new(Inner { shared, disk, durable })))
+        Ok(Self(Arc::new(Inner {
+            shared,
+            disk,
+            durable,
+        })))
     }
 
     /// The last id on disk.
@@ -79,13 +84,18 @@ impl Store {
 
     /// Id and chain hash of the entry at an engine index.
     pub fn at(&self, index: u64) -> io::Result<Option<(LogId, Hash)>> {
-        Ok(self.records(index, index.saturating_add(1))?.pop().map(|r| (r.id, r.hash)))
+        Ok(self
+            .records(index, index.saturating_add(1))?
+            .pop()
+            .map(|r| (r.id, r.hash)))
     }
 
     /// What stands where this entry would stand: (same id, same bytes); `None` = nothing.
     pub fn holds(&self, entry: &RaftEntry) -> io::Result<Option<(bool, bool)>> {
         let index = entry.index();
-        let Some(own) = self.records(index, index.saturating_add(1))?.pop() else { return Ok(None) };
+        let Some(own) = self.records(index, index.saturating_add(1))?.pop() else {
+            return Ok(None);
+        };
         let bytes = postcard::to_stdvec(entry).map_err(io::Error::other)?;
         Ok(Some((own.id == entry.log_id(), *own.bytes == *bytes)))
     }
@@ -99,21 +109,47 @@ impl Store {
         let (end, split, newer) = {
             let s = lock(&self.0.shared);
             let end = end.min(s.last.map_or(0, |id| id.index.saturating_add(1)));
-            let split = s.tail.keys().next().copied().unwrap_or(end).clamp(start.min(end), end);
-            (end, split, s.tail.range(start.max(split)..end.max(start).max(split)).map(|(_, r)| r.clone()).collect::<Vec<_>>())
+            let split = s
+                .tail
+                .keys()
+                .next()
+                .copied()
+                .unwrap_or(end)
+                .clamp(start.min(end), end);
+            (
+                end,
+                split,
+                s.tail
+                    .range(start.max(split)..end.max(start).max(split))
+                    .map(|(_, r)| r.clone())
+                    .collect::<Vec<_>>(),
+            )
         };
-        let mut records = if start < split.min(end) { self.0.disk.read(start, split)? } else { Vec::new() };
+        let mut records = if start < split.min(end) {
+            self.0.disk.read(start, split)?
+        } else {
+            Vec::new()
+        };
         records.extend(newer);
         Ok(records)
     }
 
-    fn append_records(&self, entries: impl IntoIterator<Item = RaftEntry>) -> io::Result<Vec<Record>> {
+    fn append_records(
+        &self,
+        entries: impl IntoIterator<Item = RaftEntry>,
+    ) -> io::Result<Vec<Record>> {
         let mut s = lock(&self.0.shared);
         let mut records = Vec::new();
         for entry in entries {
-            let bytes: Arc<[u8]> = postcard::to_stdvec(&entry).map_err(io::Error::other)?.into();
+            let bytes: Arc<[u8]> = postcard::to_stdvec(&entry)
+                .map_err(io::Error::other)?
+                .into();
             let hash = chain(s.last_hash, &bytes);
-            let record = Record { id: entry.log_id(), bytes, hash };
+            let record = Record {
+                id: entry.log_id(),
+                bytes,
+                hash,
+            };
             (s.last, s.last_hash) = (Some(record.id), hash);
             s.tail.insert(record.id.index, record.clone());
             records.push(record);
@@ -123,7 +159,14 @@ impl Store {
 }
 
 fn chain(before: Hash, bytes: &[u8]) -> Hash {
-    Hash(Sha256::new().chain_update(b"synod/entry/v1\0").chain_update(before.0).chain_update(bytes).finalize().into())
+    Hash(
+        Sha256::new()
+            .chain_update(b"synod/entry/v1\0")
+            .chain_update(before.0)
+            .chain_update(bytes)
+            .finalize()
+            .into(),
+    )
 }
 
 fn forget_old(s: &mut Shared, durable: Option<LogId>) {
@@ -134,13 +177,19 @@ fn forget_old(s: &mut Shared, durable: Option<LogId>) {
 }
 
 async fn answered(answer: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
-    answer.await.map_err(|_| io::Error::other("the log's writer has stopped"))?
+    answer
+        .await
+        .map_err(|_| io::Error::other("the log's writer has stopped"))?
 }
 
 fn decode(records: Vec<Record>) -> io::Result<Vec<RaftEntry>> {
     let one = |r: Record| {
-        postcard::from_bytes(&r.bytes)
-            .map_err(|e| io::Error::other(format!("entry {} on our own disk is unreadable: {e}", r.id.index)))
+        postcard::from_bytes(&r.bytes).map_err(|e| {
+            io::Error::other(format!(
+                "entry {} on our own disk is unreadable: {e}",
+                r.id.index
+            ))
+        })
     };
     records.into_iter().map(one).collect()
 }
@@ -167,7 +216,11 @@ impl RaftLogReader<Types> for Store {
         Ok(lock(&self.0.shared).vote)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<RaftEntry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<RaftEntry>, io::Error> {
         let mut bytes = 0;
         let mut records = self.records(start, end.min(start.saturating_add(TAIL_LEN)))?;
         let fits = records.iter().take_while(|r| {
@@ -185,7 +238,10 @@ impl RaftLogStorage<Types> for Store {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let s = lock(&self.0.shared);
-        Ok(LogState { last_purged_log_id: s.purged, last_log_id: s.last })
+        Ok(LogState {
+            last_purged_log_id: s.purged,
+            last_log_id: s.last,
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -207,7 +263,11 @@ impl RaftLogStorage<Types> for Store {
             s.committed = s.committed.max(committed);
             s.committed == committed
         };
-        if newest { self.0.disk.order(Order::Committed(id)) } else { Ok(()) }
+        if newest {
+            self.0.disk.order(Order::Committed(id))
+        } else {
+            Ok(())
+        }
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
@@ -220,10 +280,16 @@ impl RaftLogStorage<Types> for Store {
         I::IntoIter: OptionalSend,
     {
         let records = self.append_records(entries)?;
-        self.0.disk.order(Order::Append { records, done: callback })
+        self.0.disk.order(Order::Append {
+            records,
+            done: callback,
+        })
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        if last >= lock(&self.0.shared).last {
+            return Ok(());
+        }
         let hash = match last {
             Some(id) => self.at(id.index)?.map(|(_, hash)| hash),
             None => None,
@@ -240,7 +306,8 @@ impl RaftLogStorage<Types> for Store {
                 tracing::error!("{message}");
                 return Err(io::Error::other(message));
             }
-            s.tail.split_off(&last.map_or(0, |id| id.index.saturating_add(1)));
+            s.tail
+                .split_off(&last.map_or(0, |id| id.index.saturating_add(1)));
             s.last = last.max(s.purged);
             s.last_hash = hash.unwrap_or(Hash::ZERO);
         }

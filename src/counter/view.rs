@@ -57,12 +57,20 @@ pub struct Sight {
 impl View {
     /// Ages run all the time; a change of anything else is news.
     pub(crate) fn is_news(&self, old: &Self) -> bool {
-        let ageless = |v: &Self| Self { quorum_ack_age_ms: None, append_age_ms: None, ..v.clone() };
+        let ageless = |v: &Self| Self {
+            quorum_ack_age_ms: None,
+            append_age_ms: None,
+            ..v.clone()
+        };
         ageless(self) != ageless(old)
     }
 
     pub(crate) fn of(metrics: &RaftMetrics<Types>, sight: Sight) -> Self {
-        let stopped = metrics.running_state.as_ref().err().map(ToString::to_string);
+        let stopped = metrics
+            .running_state
+            .as_ref()
+            .err()
+            .map(ToString::to_string);
         let fault = sight.fault.or(stopped);
         let role = match metrics.state {
             _ if fault.is_some() => Role::Stopped,
