@@ -1,0 +1,11 @@
+//! Everything that `wire` promises to strangers: one text has one encoding, only its author can make a frame,
+//! and hostile bytes are refused by name. Golden constants are the format: a change of one is a new version.
+
+mod ballots;
+mod bytes;
+mod frames;
+mod hellos;
+mod hostile;
+mod messages;
+mod roster;
+mod support;
