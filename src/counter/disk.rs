@@ -227,8 +227,11 @@ fn check_owner(
     })
 }
 
+/// Format and owner.
+type Claim = (Vec<u8>, Vec<u8>);
+
 /// Writes format and owner into a new file; answers what an old one says.
-fn claim_file(db: &Database, owner: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, redb::Error> {
+fn claim_file(db: &Database, owner: &[u8]) -> Result<Option<Claim>, redb::Error> {
     let txn = db.begin_write()?;
     let found = {
         let mut meta = txn.open_table(META)?;

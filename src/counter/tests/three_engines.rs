@@ -1,5 +1,6 @@
 //! Three engines in one process over real files, with links made of memory. The test is the contract: it says
 //! who is elected and which incarnations are current.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use futures_util::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
@@ -360,11 +361,13 @@ async fn three_nodes_are_born_and_count_to_a_hundred_alike() {
         world.propose(2, up(2)).await,
         Err(ProposeError::NotLeader { .. })
     ));
+    // the followers' majority may commit before the leader's own disk has answered
+    eventually("the leader's disk has all of it", || {
+        world.engine(1).view().position.index == state.applied_index
+    })
+    .await;
     let view = world.engine(1).view();
-    assert_eq!(
-        (view.position.index, view.applied),
-        (state.applied_index, state.applied_index)
-    );
+    assert_eq!(view.applied, state.applied_index);
     assert!(view.born && view.quorum_ack_age_ms.is_some_and(|age| age < 1_000));
     let members = [Token(1), Token(2), Token(3)];
     assert!(matches!(
@@ -504,7 +507,10 @@ async fn the_lease_of_a_deposed_leader_that_hears_no_news_runs_out() {
         .propose(up(1), Duration::from_millis(300))
         .await;
     assert!(
-        matches!(late, Err(ProposeError::Unavailable { .. })),
+        matches!(
+            late,
+            Err(ProposeError::Unavailable { .. } | ProposeError::Unknown { .. })
+        ),
         "{late:?}"
     );
     world.leader = 3;
