@@ -84,12 +84,23 @@ impl Cluster {
             return;
         }
         // whoever registered a moment ago may rank higher: at the first election this decides who leads
-        if self.voters().into_iter().any(|token| self.detector.is_newcomer(self.now, token)) {
+        if self
+            .voters()
+            .into_iter()
+            .any(|token| self.detector.is_newcomer(self.now, token))
+        {
             return;
         }
         if self.gone_said != Some(term) {
             self.gone_said = Some(term);
             self.notice(Notice::LeaderGone(term));
+            if self.failed_in_office() {
+                let turn = 2 * self.settings.ok_wait_ms + self.settings.gather_ms;
+                self.step = Step::Idle {
+                    until: self.now + turn,
+                };
+                return;
+            }
         }
         let higher = self.higher();
         if higher.is_empty() {
@@ -159,7 +170,6 @@ impl Cluster {
             ask: self.now,
         };
         self.vote_by_disk(term);
-        self.promise_until(term, deadline);
         self.notice(Notice::Candidate(term));
         self.ask_for_ballots();
         self.finish_if_enough();
@@ -257,6 +267,8 @@ impl Cluster {
             term: ballot.term,
             until: self.now + self.settings.submit_ms,
         };
+        // our own ballot leaves us here, and binds from here: before, nobody else could count it
+        self.promise_until(ballot.term, ballot.deadline);
         self.effects
             .push_back(Effect::Elect(Certificate { ballot, signatures }));
     }
@@ -286,7 +298,9 @@ impl Cluster {
             return self.send(Some(from), announcement);
         }
         let outranked = (self.engine.position, self.me.token) > (position, from);
-        let eligible = self.is_voter() && (self.mute.may_speak() || self.starts_cold());
+        let eligible = self.is_voter()
+            && (self.mute.may_speak() || self.starts_cold())
+            && !self.failed_in_office();
         if outranked && eligible && self.next_term() == Some(term) {
             self.send(
                 Some(from),
@@ -314,6 +328,13 @@ impl Cluster {
         if asked && matches!(reason, BallotRefusal::Term | BallotRefusal::Deadline) {
             self.effects.push_back(Effect::LookAtChain);
         }
+    }
+
+    /// The contract names us, and yet we do not lead: our engine hangs or cannot win (attack F7). Rank alone
+    /// would elect us again and again, so it is the others' turn first.
+    fn failed_in_office(&self) -> bool {
+        let view = self.chain.as_ref();
+        view.is_some_and(|v| v.leader == Some(self.me.token)) && !self.engine.leading
     }
 
     fn next_term(&self) -> Option<Term> {

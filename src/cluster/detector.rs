@@ -22,6 +22,7 @@ struct Peer {
     known_since: u64,
     heard: Option<u64>,
     health: Health,
+    left: bool,
 }
 
 /// Watches every other active member.
@@ -30,6 +31,7 @@ pub struct Detector {
     suspect_ms: u64,
     fail_ms: u64,
     advanced: Option<u64>,
+    starved: Option<u64>,
     peers: BTreeMap<Token, Peer>,
 }
 
@@ -41,6 +43,7 @@ impl Detector {
             suspect_ms: settings.suspect_ms,
             fail_ms: settings.fail_ms,
             advanced: None,
+            starved: None,
             peers: BTreeMap::new(),
         }
     }
@@ -50,7 +53,13 @@ impl Detector {
         self.peers
             .retain(|token, peer| members.contains(&(*token, peer.incarnation)));
         for &(token, incarnation) in members {
-            self.peers.entry(token).or_insert(Peer { incarnation, known_since: now, heard: None, health: Health::Failed });
+            self.peers.entry(token).or_insert(Peer {
+                incarnation,
+                known_since: now,
+                heard: None,
+                health: Health::Failed,
+                left: false,
+            });
         }
     }
 
@@ -65,6 +74,7 @@ impl Detector {
     pub fn heard(&mut self, now: u64, token: Token) -> Option<Health> {
         let peer = self.peers.get_mut(&token)?;
         peer.heard = Some(now);
+        peer.left = false;
         Some(std::mem::replace(&mut peer.health, Health::Alive))
     }
 
@@ -73,7 +83,13 @@ impl Detector {
         if let Some(peer) = self.peers.get_mut(&token) {
             peer.heard = None;
             peer.health = Health::Failed;
+            peer.left = true;
         }
+    }
+
+    /// It said LEAVE and nothing since.
+    pub fn has_left(&self, token: Token) -> bool {
+        self.peers.get(&token).is_some_and(|peer| peer.left)
     }
 
     /// Time passed: whose health got worse?
@@ -83,6 +99,9 @@ impl Detector {
             .map_or(0, |then| now.saturating_sub(then))
             .saturating_sub(2 * self.heartbeat_ms);
         self.advanced = Some(now);
+        if late > 0 {
+            self.starved = Some(now);
+        }
         let mut worse = Vec::new();
         for (token, peer) in &mut self.peers {
             let Some(heard) = &mut peer.heard else {
@@ -104,9 +123,14 @@ impl Detector {
 
     /// Registered a moment ago and not heard yet: give it the suspicion time to speak.
     pub fn is_newcomer(&self, now: u64, token: Token) -> bool {
-        self.peers
-            .get(&token)
-            .is_some_and(|peer| peer.heard.is_none() && now.saturating_sub(peer.known_since) < self.suspect_ms)
+        self.peers.get(&token).is_some_and(|peer| {
+            peer.heard.is_none() && now.saturating_sub(peer.known_since) < self.suspect_ms
+        })
+    }
+
+    /// Our own ticks came late within the fail time: what we did not hear in it proves nothing.
+    pub fn was_starved(&self, now: u64) -> bool {
+        self.starved.is_some_and(|at| now - at < self.fail_ms)
     }
 
     /// Health now; members that were never heard are FAILED.

@@ -293,7 +293,11 @@ impl Cluster {
     }
 
     fn join(&mut self) {
-        let wanted = self.joins_left > 0 || matches!(self.mute, Mute::Muted { target: None });
+        let lost = matches!(
+            self.mute,
+            Mute::Muted { target: None } | Mute::ColdStart { .. }
+        );
+        let wanted = self.joins_left > 0 || lost;
         if !wanted || self.now < self.join_due {
             return;
         }

@@ -3,6 +3,7 @@
 //! for ever (attack F8).
 
 use crate::{Cluster, Effect, Health, Notice};
+use synod_wire::message::Role;
 use synod_wire::{Hash, Message, Term, Token};
 
 impl Cluster {
@@ -23,7 +24,7 @@ impl Cluster {
     }
 
     /// The contract names us for a term that the log has not given to somebody else.
-    pub(crate) fn won(&self) -> Option<Term> {
+    pub fn won(&self) -> Option<Term> {
         let view = self.chain.as_ref()?;
         let mine =
             view.leader == Some(self.me.token) && view.leader_incarnation == self.me.incarnation;
@@ -63,16 +64,34 @@ impl Cluster {
         if !current {
             return true;
         }
-        let settled = self.now - self.term_since >= self.settings.office_grace_ms;
+        if self.detector.has_left(leader) {
+            return true;
+        }
+        let settled = self.now - self.term_since >= self.settings.office_grace_ms
+            && !self.detector.was_starved(self.now);
         if leader == self.me.token {
             return settled && !self.engine.leading;
         }
         let silent = self
             .engine
             .append_age_ms
-            .is_none_or(|age| age >= self.settings.fail_ms);
+            .is_none_or(|age| age >= self.settings.fail_ms)
+            && !self.rests_its_appends(leader);
         self.detector.health(leader) == Health::Failed && (settled || self.ever_heard(leader))
             || settled && silent
+    }
+
+    /// Our own promise keeps out the appends of a leader that still claims its quorum: that is no silence.
+    /// Otherwise a signer of a lost election would call for new ones, and renew its promise, for ever.
+    fn rests_its_appends(&self, leader: Token) -> bool {
+        let promised = self
+            .promise
+            .is_some_and(|p| self.now < p.until_ms && p.term > self.highest_term());
+        promised
+            && self
+                .peers
+                .get(&leader)
+                .is_some_and(|beat| beat.role == Role::Leader && beat.term == self.highest_term())
     }
 
     fn ever_heard(&self, token: Token) -> bool {

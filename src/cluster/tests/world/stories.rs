@@ -1,0 +1,45 @@
+//! Every transcript in testdata, by the sentence it proves.
+
+use crate::story::{check, history};
+
+fn keeps(name: &str) {
+    let world = check(name);
+    assert!(world.judge.violations.is_empty(), "{}", history(&world));
+    assert_eq!(world.diverged, 0, "two contents under one log id");
+}
+
+macro_rules! stories {
+    ($($sentence:ident => $file:literal),* $(,)?) => {
+        $(#[test] fn $sentence() { keeps($file); })*
+
+        #[test]
+        #[allow(clippy::disallowed_methods)] // looks for transcripts that nobody runs
+        fn every_transcript_is_run() {
+            let named = [$($file),*];
+            for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata")).unwrap() {
+                let file = file.unwrap().file_name().into_string().unwrap();
+                assert!(named.contains(&file.as_str()) || file.starts_with("bug_"), "{file} has no test");
+            }
+        }
+    };
+}
+
+stories! {
+    three_fresh_nodes_elect_the_highest_id => "three_fresh_nodes.txt",
+    a_killed_leader_is_followed_by_the_next => "leader_killed.txt",
+    a_leader_restarted_within_the_fail_time_leaves_nobody_leaderless => "leader_restarted_quickly.txt",
+    a_killed_node_returns_muted_and_speaks_when_it_has_caught_up => "killed_node_returns.txt",
+    all_killed_and_restarted_start_cold => "all_restarted.txt",
+    without_the_chain_nobody_new_leads_and_with_it_somebody_does => "rpc_down.txt",
+    a_leader_that_leaves_is_followed_at_once => "leader_leaves.txt",
+    a_process_that_beats_but_does_not_lead_is_gone => "hung_leader.txt",
+    a_longer_log_outranks_a_higher_id => "longer_log.txt",
+    ballots_with_a_far_deadline_or_a_living_leader_are_refused => "refused_ballots.txt",
+    an_old_recording_unmutes_nobody => "old_recording.txt",
+    a_single_node_leads_itself => "single_node.txt",
+    a_starved_node_accuses_nobody => "starved_node.txt",
+    lost_ballots_are_asked_for_again => "lost_ballots.txt",
+    an_older_disk_is_repaired_before_it_votes => "older_disk.txt",
+    a_leader_cut_off_keeps_no_office => "leader_cut_off.txt",
+    a_dead_leader_and_a_restarted_follower_start_cold => "dead_leader_and_restart.txt",
+}

@@ -1,0 +1,550 @@
+//! Nodes, time and the network. `step` is ten milliseconds: what is due arrives, machines tick, effects are
+//! performed, then the judge looks.
+
+use crate::contract::{Contract, DOMAIN};
+use crate::dice::Dice;
+use crate::engine::{Body, Disk, Engine};
+use crate::judge::Judge;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use synod_cluster::{Cluster, Effect, Event, Identity, Mute, Notice, Settings};
+use synod_wire::message::Kind;
+use synod_wire::seal::{Opener, Sealer, Sessions, Windows};
+use synod_wire::{
+    Authentic, Certificate, ChainView, ClusterId, Incarnation, Message, SessionKey, SessionPublic,
+    Term, Token,
+};
+
+const STEP_MS: u64 = 10;
+const POLL_MS: u64 = 250;
+const ENGINE_BEAT_MS: u64 = 50;
+
+/// Faults that are switched on in the model, never in the code under test.
+#[derive(Clone, Copy, Default)]
+pub struct Bugs {
+    pub gate_ignores_promise: bool,
+    pub restarts_unmuted: bool,
+}
+
+pub struct Node {
+    pub cluster: Option<Cluster>,
+    pub incarnation: Incarnation,
+    pub session: Arc<SessionKey>,
+    pub engine: Engine,
+    /// An older state of the disk.
+    pub backup: Disk,
+    pub view: Option<ChainView>,
+    pub look_due: u64,
+    pub paused: bool,
+    pub rpc_down: bool,
+    /// The cluster machine hangs up its engine: it beats, but it does not lead.
+    pub hung: bool,
+    pub boots_at: Option<u64>,
+}
+
+pub enum Due {
+    Frame(Token, Incarnation, Authentic<Message>),
+    View(Token, Incarnation, ChainView),
+    Submit(Token, Incarnation, Certificate),
+    Mined(Token, Incarnation, Term, bool),
+}
+
+pub struct Network {
+    pub loss_percent: u64,
+    pub delay_max_ms: u64,
+    /// Pairs, lower token first.
+    pub udp_cut: BTreeSet<(Token, Token)>,
+    pub links_cut: BTreeSet<(Token, Token)>,
+}
+
+pub struct World {
+    pub now: u64,
+    pub nodes: BTreeMap<Token, Node>,
+    pub contract: Contract,
+    pub network: Network,
+    pub bugs: Bugs,
+    pub dice: Dice,
+    pub judge: Judge,
+    pub settings: Settings,
+    /// Readable history.
+    pub trace: Vec<String>,
+    pub diverged: u64,
+    pub last_join_response: BTreeMap<Token, Authentic<Message>>,
+    due: BTreeMap<(u64, u64), Due>,
+    sequence: u64,
+    writes: u64,
+    sealed: BTreeMap<(Token, u64, u8, Vec<u8>), Authentic<Message>>,
+}
+
+struct Only(Token, Incarnation, SessionPublic);
+
+impl Sessions for Only {
+    fn session(&self, token: Token) -> Option<(Incarnation, SessionPublic)> {
+        (token == self.0).then_some((self.1, self.2))
+    }
+}
+
+pub fn pair(a: Token, b: Token) -> (Token, Token) {
+    (a.min(b), a.max(b))
+}
+
+impl World {
+    /// `n` registered tokens, no node started; a network without loss and 5 ms of delay.
+    pub fn new(n: u64, seed: u64) -> Self {
+        let node = || Node {
+            cluster: None,
+            incarnation: Incarnation(0),
+            session: session(Token(0), Incarnation(0)),
+            engine: Engine::default(),
+            backup: Disk::default(),
+            view: None,
+            look_due: 0,
+            paused: false,
+            rpc_down: false,
+            hung: false,
+            boots_at: None,
+        };
+        Self {
+            now: 1_000,
+            nodes: (1..=n).map(|token| (Token(token), node())).collect(),
+            contract: Contract::new(n),
+            network: Network {
+                loss_percent: 0,
+                delay_max_ms: 5,
+                udp_cut: BTreeSet::new(),
+                links_cut: BTreeSet::new(),
+            },
+            bugs: Bugs::default(),
+            dice: Dice::new(seed),
+            judge: Judge::default(),
+            settings: Settings::lan(),
+            trace: Vec::new(),
+            diverged: 0,
+            last_join_response: BTreeMap::new(),
+            due: BTreeMap::new(),
+            sequence: 0,
+            writes: 0,
+            sealed: BTreeMap::new(),
+        }
+    }
+
+    pub fn node(&mut self, token: Token) -> &mut Node {
+        self.nodes
+            .get_mut(&token)
+            .expect("the world has this token")
+    }
+
+    pub fn tokens(&self) -> Vec<Token> {
+        self.nodes.keys().copied().collect()
+    }
+
+    pub fn voters_but(&self, token: Token) -> Vec<Token> {
+        self.nodes.keys().copied().filter(|t| *t != token).collect()
+    }
+
+    pub fn advance(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.now < end {
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        self.now += STEP_MS;
+        for token in self.tokens() {
+            self.boot_if_due(token);
+            self.look_if_due(token);
+        }
+        while let Some(entry) = self.due.first_entry().filter(|e| e.key().0 <= self.now) {
+            let due = entry.remove();
+            self.arrive(due);
+        }
+        for token in self.tokens() {
+            self.tick(token);
+        }
+        self.judge_now();
+    }
+
+    // ---- what happens to nodes
+
+    pub fn start(&mut self, token: Token) {
+        let now = self.now;
+        self.node(token).boots_at = Some(now);
+    }
+
+    pub fn kill(&mut self, token: Token) {
+        let node = self.node(token);
+        node.cluster = None;
+        node.view = None;
+        node.paused = false;
+        node.hung = false;
+        node.boots_at = None;
+        let disk = std::mem::take(&mut node.engine).disk;
+        node.engine.disk = disk;
+        self.note(format!("{token}: killed"));
+    }
+
+    /// Registers anew and begins; without the chain it waits.
+    fn boot_if_due(&mut self, token: Token) {
+        let now = self.now;
+        let node = &self.nodes[&token];
+        if node.rpc_down || node.boots_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let next = Incarnation(node.incarnation.0 + 1);
+        let session = session(token, next);
+        let (incarnation, vacated) = self.contract.register(now, token, session.public());
+        let view = self.contract.read(now);
+        assert_eq!(incarnation, next, "one registration per boot");
+        let restarted = view.elected_block != 0 && !self.bugs.restarts_unmuted;
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&token.0.to_be_bytes());
+        nonce[8..].copy_from_slice(&incarnation.0.to_be_bytes());
+        let me = Identity {
+            token,
+            incarnation,
+            registered_term: view.term,
+            restarted,
+            session: Arc::clone(&session),
+            domain: DOMAIN,
+            nonce,
+            http: format!("127.0.0.1:{}", 8_080 + token.0),
+        };
+        let mut cluster = Cluster::new(self.settings.clone(), me, now);
+        cluster.handle(now, Event::Chain(view.clone()));
+        let node = self.node(token);
+        node.boots_at = None;
+        node.incarnation = incarnation;
+        node.session = session;
+        node.view = Some(view);
+        node.cluster = Some(cluster);
+        let end = if vacated { ", its office ends" } else { "" };
+        self.note(format!(
+            "{token}: registers, incarnation {incarnation}{end}"
+        ));
+    }
+
+    pub fn look_now(&mut self, token: Token) {
+        self.node(token).look_due = self.now;
+    }
+
+    fn look_if_due(&mut self, token: Token) {
+        let now = self.now;
+        let node = &self.nodes[&token];
+        let down = node.rpc_down || node.paused || node.cluster.is_none();
+        let incarnation = node.incarnation;
+        if now < node.look_due {
+            return;
+        }
+        self.node(token).look_due = now + POLL_MS;
+        if !down {
+            let view = self.contract.read(now);
+            let delay = self.dice.between(5, 30);
+            self.later(delay, Due::View(token, incarnation, view));
+        }
+    }
+
+    fn tick(&mut self, token: Token) {
+        let now = self.now;
+        let (members, fail_ms) = (self.nodes.len(), self.settings.fail_ms);
+        let node = self.node(token);
+        let Some(cluster) = &mut node.cluster else {
+            return;
+        };
+        if node.paused {
+            return;
+        }
+        let was = cluster.mute();
+        if now >= cluster.deadline() {
+            let mut facts = node.engine.facts(now, members, fail_ms);
+            facts.leading &= !node.hung;
+            cluster.handle(now, Event::Tick(facts));
+        }
+        self.perform(token, was);
+        let node = self.node(token);
+        if node.engine.leads && !node.hung && now >= node.engine.beat_due {
+            node.engine.beat_due = now + ENGINE_BEAT_MS;
+            self.append_to_all(token);
+        }
+    }
+
+    // ---- the network
+
+    pub fn later(&mut self, delay: u64, what: Due) {
+        self.sequence += 1;
+        self.due.insert((self.now + delay, self.sequence), what);
+    }
+
+    fn is_up(&self, token: Token) -> bool {
+        let node = &self.nodes[&token];
+        node.cluster.is_some() && !node.paused
+    }
+
+    /// Does a request over the link reach its peer?
+    pub fn request(&mut self, from: Token, to: Token) -> bool {
+        self.is_up(to)
+            && !self.nodes[&to].hung
+            && !self.network.links_cut.contains(&pair(from, to))
+            && self.answer()
+    }
+
+    /// Does the answer come back?
+    pub fn answer(&mut self) -> bool {
+        let loss = self.network.loss_percent;
+        !self.dice.percent(loss)
+    }
+
+    fn send(&mut self, from: Token, to: Option<Token>, message: &Message) {
+        let frame = self.seal(from, message);
+        if message.kind() == Kind::JoinResponse
+            && let Some(to) = to
+        {
+            self.last_join_response.insert(to, frame.clone());
+        }
+        let incarnation = self.nodes[&from].incarnation;
+        for receiver in to.map_or_else(|| self.voters_but(from), |to| vec![to]) {
+            let cut = self.network.udp_cut.contains(&pair(from, receiver));
+            if cut || !self.nodes.contains_key(&receiver) || !self.answer() {
+                continue;
+            }
+            let high = self.network.delay_max_ms;
+            let delay = self.dice.between(1, high);
+            self.later(delay, Due::Frame(receiver, incarnation, frame.clone()));
+        }
+    }
+
+    /// Sealed and opened by `wire`, each distinct text once: signatures are slow.
+    pub fn seal(&mut self, from: Token, message: &Message) -> Authentic<Message> {
+        let node = &self.nodes[&from];
+        let incarnation = node.incarnation;
+        let what = (from, incarnation.0, message.kind() as u8, message.encode());
+        if let Some(frame) = self.sealed.get(&what) {
+            return frame.clone();
+        }
+        let cluster = ClusterId::of(DOMAIN.chain_id, DOMAIN.contract);
+        let bytes = Sealer::new(cluster, from, incarnation).seal(&node.session, None, message);
+        let opener = Opener {
+            cluster,
+            me: Token(u64::MAX),
+        };
+        let only = Only(from, incarnation, node.session.public());
+        let frame = opener
+            .open(&bytes, &only, &mut Windows::default())
+            .expect("what was sealed opens");
+        if self.sealed.len() > 2_000 {
+            self.sealed.clear();
+        }
+        self.sealed.insert(what, frame.clone());
+        frame
+    }
+
+    fn arrive(&mut self, due: Due) {
+        match due {
+            Due::Frame(to, incarnation, frame) => self.arrive_frame(to, incarnation, frame),
+            Due::View(to, incarnation, view) => {
+                if self.is_current(to, incarnation) {
+                    self.node(to).view = Some(view.clone());
+                    self.tell(to, Event::Chain(view));
+                }
+            }
+            Due::Submit(from, incarnation, certificate) => {
+                self.submit(from, incarnation, &certificate)
+            }
+            Due::Mined(to, incarnation, term, mined) => {
+                if self.is_current(to, incarnation) {
+                    self.look_now(to);
+                    self.tell(to, Event::Elected { term, mined });
+                }
+            }
+        }
+    }
+
+    fn is_current(&self, token: Token, incarnation: Incarnation) -> bool {
+        self.is_up(token) && self.nodes[&token].incarnation == incarnation
+    }
+
+    /// As the driver does: frames of the session that my view knows, and a look at the chain for newer ones.
+    fn arrive_frame(&mut self, to: Token, incarnation: Incarnation, frame: Authentic<Message>) {
+        let node = &self.nodes[&to];
+        if node.paused {
+            return self.later(STEP_MS, Due::Frame(to, incarnation, frame));
+        }
+        let Some(view) = node.view.as_ref().filter(|_| node.cluster.is_some()) else {
+            return;
+        };
+        match view.member(frame.from()).map(|m| m.incarnation) {
+            Some(known) if known == incarnation => self.tell(to, Event::Frame(frame)),
+            Some(known) if known > incarnation => {}
+            Some(_) | None => self.look_now(to),
+        }
+    }
+
+    fn tell(&mut self, token: Token, event: Event) {
+        let now = self.now;
+        if let Some(cluster) = &mut self.node(token).cluster {
+            let was = cluster.mute();
+            cluster.handle(now, event);
+            self.perform(token, was);
+        }
+    }
+
+    fn submit(&mut self, from: Token, incarnation: Incarnation, certificate: &Certificate) {
+        let ballot = certificate.ballot;
+        let result = self.contract.elect(self.now, certificate);
+        let signers: Vec<Token> = certificate.signatures.iter().map(|s| s.token).collect();
+        match result {
+            Ok(()) => {
+                self.judge.elected(ballot.term, ballot.candidate, self.now);
+                let (term, leader) = (ballot.term, ballot.candidate);
+                self.note(format!(
+                    "contract: term {term}, leader {leader}, ballots of {}",
+                    list(&signers)
+                ));
+            }
+            Err(why) => self.note(format!("contract: refuses term {}: {why}", ballot.term)),
+        }
+        let mined = result.is_ok() && self.answer();
+        let delay = self.dice.between(5, 20);
+        self.later(delay, Due::Mined(from, incarnation, ballot.term, mined));
+    }
+
+    // ---- effects
+
+    fn perform(&mut self, token: Token, was: Mute) {
+        while let Some(effect) = self
+            .node(token)
+            .cluster
+            .as_mut()
+            .and_then(|cluster| cluster.poll())
+        {
+            self.check_muted_signer(token, was, &effect);
+            match effect {
+                Effect::Send { to, message } => {
+                    if let Message::BallotRefused { reason, .. } = &message {
+                        let to = to.unwrap_or_default();
+                        self.note(format!("{token}: refuses {to} its ballot: {reason:?}"));
+                    }
+                    self.send(token, to, &message);
+                }
+                Effect::Elect(certificate) => self.elect(token, certificate),
+                Effect::Birth(_) => self.birth(token),
+                Effect::Seek => {
+                    if !self.nodes[&token].hung {
+                        self.seek(token);
+                    }
+                }
+                Effect::StartTerm { term, voted_muted } => {
+                    self.start_term(token, term, voted_muted);
+                }
+                Effect::LookAtChain => self.look_now(token),
+                Effect::Notice(notice) => self.note(format!("{token}: {}", said(&notice))),
+            }
+        }
+    }
+
+    fn elect(&mut self, token: Token, certificate: Certificate) {
+        let node = &self.nodes[&token];
+        let (incarnation, term, down) = (node.incarnation, certificate.ballot.term, node.rpc_down);
+        if down {
+            self.later(1_000, Due::Mined(token, incarnation, term, false));
+        } else {
+            let delay = self.dice.between(10, 60);
+            self.later(delay, Due::Submit(token, incarnation, certificate));
+        }
+    }
+
+    fn birth(&mut self, token: Token) {
+        let Some(term) = self.nodes[&token].cluster.as_ref().and_then(Cluster::won) else {
+            return;
+        };
+        let engine = &mut self.node(token).engine;
+        if engine.disk.log.is_empty() {
+            engine.append_own(Body::Genesis(token, term));
+            self.note(format!("{token}: gives birth to the log"));
+        }
+    }
+
+    fn start_term(&mut self, token: Token, term: Term, voted_muted: Vec<Token>) {
+        let engine = &mut self.node(token).engine;
+        let written = engine
+            .disk
+            .log
+            .iter()
+            .any(|e| matches!(&e.body, Body::TermStart(t, l, _) if (*t, *l) == (term, token)));
+        if engine.leads && !written {
+            let listed = match voted_muted.as_slice() {
+                [] => String::new(),
+                some => format!(", voted muted {}", list(some)),
+            };
+            engine.append_own(Body::TermStart(term, token, voted_muted));
+            self.note(format!("{token}: writes TermStart {term}{listed}"));
+        }
+    }
+
+    /// A client increments at whoever is in office.
+    pub fn write(&mut self) -> bool {
+        let Some(leader) = self.in_office() else {
+            return false;
+        };
+        self.writes += 1;
+        let id = self.writes;
+        self.node(leader).engine.append_own(Body::Write(id));
+        true
+    }
+
+    /// Who is in office in the highest term.
+    pub fn in_office(&self) -> Option<Token> {
+        let office = |(token, node): (&Token, &Node)| {
+            let cluster = node.cluster.as_ref().filter(|c| c.in_office())?;
+            Some((cluster.highest_term(), *token))
+        };
+        let best = self.nodes.iter().filter_map(office).max()?;
+        (!self.nodes[&best.1].paused).then_some(best.1)
+    }
+
+    /// One leader, known to everybody that is up, and nobody muted.
+    pub fn is_settled(&self) -> bool {
+        let Some(leader) = self.in_office() else {
+            return false;
+        };
+        self.nodes.values().all(|node| {
+            node.cluster.as_ref().is_some_and(|c| {
+                c.leader() == Some(leader) && c.mute().may_speak() && !c.leader_gone()
+            })
+        })
+    }
+
+    pub fn note(&mut self, line: String) {
+        self.trace.push(format!("{:>6} {line}", self.now - 1_000));
+    }
+}
+
+fn session(token: Token, incarnation: Incarnation) -> Arc<SessionKey> {
+    let mut secret = [1; 32];
+    secret[8..16].copy_from_slice(&token.0.to_be_bytes());
+    secret[16..24].copy_from_slice(&incarnation.0.to_be_bytes());
+    Arc::new(SessionKey::from_bytes(&secret).expect("a small number is a key"))
+}
+
+pub fn list(tokens: &[Token]) -> String {
+    tokens
+        .iter()
+        .map(Token::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn said(notice: &Notice) -> String {
+    match notice {
+        Notice::Suspected(token) => format!("suspects {token}"),
+        Notice::Failed(token) => format!("{token} failed"),
+        Notice::Alive(token) => format!("hears {token}"),
+        Notice::Left(token) => format!("{token} left"),
+        Notice::LeaderGone(term) => format!("the leader is gone, term {term} shall begin"),
+        Notice::Candidate(term) => format!("candidate for term {term}"),
+        Notice::Leading(term) => format!("coordinator, term {term}"),
+        Notice::Unmuted(term) => format!("unmuted in term {term}"),
+        Notice::ColdStart(term) => format!("cold start: votes by its disk from term {term}"),
+        Notice::NoLog(term) => format!("elected for term {term}, but has no log"),
+    }
+}
