@@ -159,6 +159,7 @@ pub struct Cluster {
     announced: Option<Term>,
     gone_said: Option<Term>,
     cold_since: Option<u64>,
+    ticked: u64,
     effects: VecDeque<Effect>,
 }
 
@@ -199,6 +200,7 @@ impl Cluster {
             announced: None,
             gone_said: None,
             cold_since: None,
+            ticked: now,
             effects: VecDeque::new(),
         }
     }
@@ -256,6 +258,7 @@ impl Cluster {
     }
 
     fn tick(&mut self) {
+        self.ticked = self.now;
         self.detect();
         if self.now >= self.heartbeat_due {
             self.heartbeat_due = self.now + self.settings.heartbeat_ms;

@@ -125,17 +125,23 @@ impl Cluster {
             && unmuted < quorum
             && !led
             && self.leader_gone();
+        // a wait that we slept through proves nothing
+        let awake = !self.detector.was_starved(self.now);
         self.cold_since = if cold {
-            self.cold_since.or(Some(self.now))
+            self.cold_since.filter(|_| awake).or(Some(self.now))
         } else {
             None
         };
     }
 
-    /// The cold start has lasted long enough to vote by disks.
+    /// The cold start has lasted long enough to vote by disks, as far as the last tick knows; a frame that
+    /// comes before the tick after a long sleep meets an old picture.
     pub(crate) fn starts_cold(&self) -> bool {
-        self.cold_since
-            .is_some_and(|since| self.now - since >= self.settings.cold_start_wait_ms)
+        let fresh = self.now - self.ticked <= 2 * self.settings.heartbeat_ms;
+        fresh
+            && self
+                .cold_since
+                .is_some_and(|since| self.now - since >= self.settings.cold_start_wait_ms)
     }
 
     /// Signing while muted: from here on our engine votes too, by its disk.

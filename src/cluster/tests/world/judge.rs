@@ -129,6 +129,14 @@ impl World {
         let (Some(says_so), Mute::Muted { .. }) = (signs, was) else {
             return;
         };
+        let unmuted_since = |c: &synod_cluster::Cluster| c.mute().may_speak();
+        if self.nodes[&token]
+            .cluster
+            .as_ref()
+            .is_some_and(unmuted_since)
+        {
+            return;
+        }
         let lacked = self.judge.lacked.get(&token).copied().unwrap_or(0);
         if !says_so || self.now - lacked > PICTURE_MS {
             self.violation(format!("{token} signs although it is muted"));
