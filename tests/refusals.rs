@@ -4,12 +4,13 @@
 mod support;
 
 use anyhow::{Result, ensure};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 use support::{SYNOD, World, eventually};
 use synod_chain::{Wallet, operator};
 use synod_devchain::DEV_KEYS;
 use synod_wire::{Address, Token};
+use tokio::process::Command;
 
 /// The node's arguments with some replaced, run to its end.
 async fn refused(
@@ -29,14 +30,13 @@ async fn refused(
         .iter()
         .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
         .collect();
-    let run = tokio::task::spawn_blocking(move || {
-        Command::new(SYNOD)
-            .args(args)
-            .env_clear()
-            .envs(env)
-            .output()
-    });
-    let output: Output = tokio::time::timeout(Duration::from_secs(30), run).await???;
+    let run = Command::new(SYNOD)
+        .args(args)
+        .env_clear()
+        .envs(env)
+        .kill_on_drop(true)
+        .output();
+    let output: Output = tokio::time::timeout(Duration::from_secs(30), run).await??;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(
         output.status.code() == Some(1),
@@ -150,10 +150,13 @@ async fn a_taken_port_and_a_foreign_data_directory_are_named() -> Result<()> {
     names(&text, &["in use by another process"]);
 
     world.kill(1)?;
-    let other = World::new(1).await?;
-    let home = world.dir.path().join("node1").display().to_string();
-    let text = refused(&other, 1, &[("--data-dir", &home)], &[]).await?;
+    let other = "0x00000000000000000000000000000000000000aa";
+    let text = refused(&world, 1, &[("--contract", other)], &[]).await?;
     names(&text, &["belongs to", "this node is", "--data-dir"]);
+    let home = world.dir.path().join("node1").display().to_string();
+    world.nodes[0].args[1] = "2".to_owned();
+    let text = refused(&world, 1, &[("--data-dir", &home)], &[]).await?;
+    names(&text, &["token 1", "token 2"]);
     Ok(())
 }
 

@@ -272,7 +272,7 @@ async fn the_contract_decides_without_the_chain_nobody_leads() -> Result<()> {
     }
     world.rpc.switch(true);
     let back = std::time::Instant::now();
-    let next = world.leader(SOON).await?;
+    let next = world.leader_after(term, SOON).await?;
     assert!(
         back.elapsed() < Duration::from_secs(3),
         "a leader {:?} after the chain came back",

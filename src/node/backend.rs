@@ -228,6 +228,15 @@ impl Backend for NodeBackend {
         }
     }
 
+    fn readable(&self) -> Result<(), String> {
+        let facts = self.board.read();
+        if facts.muted {
+            Err(facts.summary)
+        } else {
+            Ok(())
+        }
+    }
+
     fn counter(&self) -> types::Counter {
         let facts = self.board.read();
         let (value, applied_index) = self.late.get().map_or((0, 0), |late| {

@@ -379,6 +379,15 @@ impl Driver {
 
     fn sentence(&self, muted: bool) -> (Phase, String) {
         let term = self.cluster.highest_term();
+        if self
+            .view
+            .member(self.config.token)
+            .is_some_and(|m| !m.seated)
+        {
+            let text = "registered after the log was born, so not seated: joining a running cluster comes with the \
+                        Trade spine issue; until then this node only takes part in the next cluster";
+            return (Phase::Joining, text.to_owned());
+        }
         if muted {
             let text = "restarted and muted: takes the leader's appends, does not vote, sign or answer reads yet";
             return (Phase::Joining, text.to_owned());

@@ -30,6 +30,8 @@ pub trait Backend: Send + Sync + 'static {
     fn status(&self) -> types::Status;
     /// Who is a member.
     fn members(&self) -> types::Members;
+    /// May counter and log be shown? A restarted node is muted: its disk may be an older one.
+    fn readable(&self) -> Result<(), String>;
     /// The counter, as applied here.
     fn counter(&self) -> types::Counter;
     /// Applied increments from position `from` on (0, or the `next` of the page before), `limit` at most.
@@ -59,6 +61,16 @@ fn routes(backend: Shared, guard: guard::Guard) -> Router {
             guard::check,
         ))
         .with_state(backend)
+}
+
+/// 503 until this node may answer reads.
+fn readable(backend: &Shared) -> Result<(), Problem> {
+    let refused = |why: String| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Not now")
+            .detail(why)
+            .retry_after(1)
+    };
+    backend.readable().map_err(refused)
 }
 
 async fn unknown(uri: axum::http::Uri) -> Problem {

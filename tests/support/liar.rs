@@ -12,7 +12,7 @@ use synod_chain::operator;
 use synod_counter::{Engine, Gate, Settings};
 use synod_devchain::DEV_KEYS;
 use synod_node::book::Book;
-use synod_node::boot::{self, Identity, Membership};
+use synod_node::boot::{self, Identity};
 use synod_node::courier::{LinkCourier, Service};
 use synod_node::disk::Disk;
 use synod_node::facts::Board;
@@ -24,13 +24,12 @@ use synod_wire::{Message, Term, Token};
 pub struct Liar {
     pub config: Config,
     pub identity: Identity,
-    pub membership: Membership,
     pub sealer: Sealer,
     pub socket: UdpSocket,
     pub book: Arc<Book>,
     pub gate: Arc<Gate>,
     pub engine: Engine,
-    pub links: Links,
+    _links: Links,
     _disk: Disk,
 }
 
@@ -102,13 +101,12 @@ impl Liar {
         Ok(Self {
             config,
             identity,
-            membership,
             sealer,
             socket,
             book,
             gate,
             engine,
-            links,
+            _links: links,
             _disk: disk,
         })
     }

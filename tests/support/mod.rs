@@ -287,7 +287,11 @@ impl World {
     pub async fn leader_after(&self, term: Term, within: Duration) -> Result<u64> {
         let agreed = eventually(within, "one leader everywhere", async || {
             let view = self.chain.view().await?;
-            ensure!(view.term > term, "the contract is still at term {}", view.term);
+            ensure!(
+                view.term > term,
+                "the contract is still at term {}",
+                view.term
+            );
             let leader = view.leader.context("the office is vacant")?;
             for node in self.running() {
                 let status = self.status(node.id).await?;
@@ -297,14 +301,23 @@ impl World {
                     node.id,
                     status["leader_token"]
                 );
-                ensure!(status["term"] == view.term.0, "node {}: term {}", node.id, status["term"]);
+                ensure!(
+                    status["term"] == view.term.0,
+                    "node {}: term {}",
+                    node.id,
+                    status["term"]
+                );
                 let log = &status["log_term"];
                 ensure!(
                     log["term"] == view.term.0 && log["leader"] == leader.0,
                     "node {}: log {log}",
                     node.id
                 );
-                ensure!(status["is_leader"] == (node.id == leader.0), "node {}: is_leader", node.id);
+                ensure!(
+                    status["is_leader"] == (node.id == leader.0),
+                    "node {}: is_leader",
+                    node.id
+                );
             }
             Ok(leader.0)
         });

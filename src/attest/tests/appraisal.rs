@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::io::Write as _;
 use synod_attest::{
     Evidence, Expected, Outcome, Policy, Reason, Simulator, Verdict, appraise,
     event_log::{self, LogRefused},
@@ -247,7 +248,7 @@ fn vector(test: &str, name: &str) -> Option<Value> {
             std::env::var("SYNOD_CI").is_err(),
             "SYNOD_CI is set and {name} is not in {dir}"
         );
-        println!("SKIPPED {test}: vectors not found");
+        writeln!(std::io::stderr(), "SKIPPED {test}: vectors not found").ok();
         return None;
     };
     Some(serde_json::from_str(&text).unwrap())

@@ -8,6 +8,7 @@ use common::{
     settings, url,
 };
 use std::io::BufRead as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use synod_chain::{Chain, ChainError, ElectionRecord, operator};
@@ -376,7 +377,11 @@ fn anvil() -> Option<Anvil> {
 #[tokio::test]
 async fn a_cluster_lives_on_anvil_too() {
     let Some(anvil) = anvil() else {
-        println!("SKIPPED a_cluster_lives_on_anvil_too: anvil not installed");
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED a_cluster_lives_on_anvil_too: anvil not installed"
+        )
+        .ok();
         assert_ne!(
             std::env::var("SYNOD_CI").as_deref(),
             Ok("1"),
@@ -390,7 +395,11 @@ async fn a_cluster_lives_on_anvil_too() {
 #[tokio::test]
 async fn anvil_and_the_embedded_chain_take_the_same_gas() {
     let Some(anvil) = anvil() else {
-        println!("SKIPPED anvil_and_the_embedded_chain_take_the_same_gas: anvil not installed");
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED anvil_and_the_embedded_chain_take_the_same_gas: anvil not installed"
+        )
+        .ok();
         assert_ne!(
             std::env::var("SYNOD_CI").as_deref(),
             Ok("1"),

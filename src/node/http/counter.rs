@@ -1,9 +1,11 @@
-//! `GET /counter`: the value applied here, which may lag behind the leader's.
+//! `GET /counter`: the value applied here, which may lag behind the leader's; 503 while muted.
 
-use super::{Shared, types};
+use super::problem::Problem;
+use super::{Shared, readable, types};
 use axum::Json;
 use axum::extract::State;
 
-pub(super) async fn show(State(backend): State<Shared>) -> Json<types::Counter> {
-    Json(backend.counter())
+pub(super) async fn show(State(backend): State<Shared>) -> Result<Json<types::Counter>, Problem> {
+    readable(&backend)?;
+    Ok(Json(backend.counter()))
 }

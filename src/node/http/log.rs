@@ -1,7 +1,7 @@
 //! `GET /log?from=&limit=`: applied increments, oldest first, in pages.
 
 use super::problem::Problem;
-use super::{Shared, types};
+use super::{Shared, readable, types};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -24,5 +24,6 @@ pub(super) async fn page(
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(bad(format!("limit={limit}")));
     }
+    readable(&backend)?;
     Ok(Json(backend.log(query.from.unwrap_or(0), limit)))
 }

@@ -17,6 +17,7 @@ const SOON: Duration = Duration::from_secs(15);
 struct Memory {
     added: Mutex<u64>,
     refuses: Mutex<Option<IncrementRefused>>,
+    muted: Mutex<bool>,
 }
 
 impl Backend for Memory {
@@ -45,6 +46,14 @@ impl Backend for Memory {
             active_instances: vec!["ab".into()],
             total_active: 1,
             members: vec![member],
+        }
+    }
+
+    fn readable(&self) -> Result<(), String> {
+        if *self.muted.lock().unwrap() {
+            Err("muted".into())
+        } else {
+            Ok(())
         }
     }
 
@@ -108,6 +117,7 @@ async fn api() -> Api {
     let memory = Arc::new(Memory {
         added: Mutex::new(0),
         refuses: Mutex::new(None),
+        muted: Mutex::new(false),
     });
     let (stop, stopped) = oneshot::channel();
     let names = vec!["node1.example".to_owned()];
@@ -352,6 +362,17 @@ async fn a_follower_refuses_in_the_prototypes_words_and_names_the_leader() {
 }
 
 #[tokio::test]
+async fn a_muted_node_shows_its_status_but_answers_no_reads() {
+    let api = api().await;
+    *api.memory.muted.lock().unwrap() = true;
+    for path in ["/counter", "/log"] {
+        let problem = ask(&api, &format!("GET {path}"), &[]).await.problem(503);
+        assert_eq!(problem["detail"], "muted");
+    }
+    assert_eq!(ask(&api, "GET /status", &[]).await.status, 200);
+}
+
+#[tokio::test]
 async fn only_our_own_names_are_answered() {
     let api = api().await;
     let port = api.address.port();
@@ -507,6 +528,7 @@ async fn an_address_that_others_reach_is_not_served() {
     let memory = Arc::new(Memory {
         added: Mutex::new(0),
         refuses: Mutex::new(None),
+        muted: Mutex::new(false),
     });
     serve(listener, memory, Vec::new(), std::future::pending())
         .await
