@@ -151,3 +151,75 @@ impl Detector {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: Token = Token(2);
+    const MEMBERS: [(Token, Incarnation); 1] = [(PEER, Incarnation(1))];
+
+    /// lan: heartbeat 100, suspect 400, fail 800; heard once at 1,000, ticks every 50.
+    fn heard_at_1000() -> Detector {
+        let mut detector = Detector::new(&Settings::lan());
+        detector.follow(1_000, &MEMBERS);
+        detector.heard(1_000, PEER);
+        detector
+    }
+
+    fn tick(detector: &mut Detector, from: u64, to: u64) -> Vec<(Token, Health)> {
+        let times = (from..=to).step_by(50);
+        times.flat_map(|now| detector.advance(now)).collect()
+    }
+
+    #[test]
+    fn silence_is_suspected_then_failed_and_each_is_said_once() {
+        let mut detector = heard_at_1000();
+        assert_eq!(tick(&mut detector, 1_000, 1_350), []);
+        assert_eq!(
+            tick(&mut detector, 1_400, 1_750),
+            [(PEER, Health::Suspected)]
+        );
+        assert_eq!(tick(&mut detector, 1_800, 5_000), [(PEER, Health::Failed)]);
+        assert_eq!(detector.heard(5_010, PEER), Some(Health::Failed));
+        assert_eq!(detector.health(PEER), Health::Alive);
+    }
+
+    #[test]
+    fn our_own_lateness_is_credited_to_everybody() {
+        let mut detector = heard_at_1000();
+        tick(&mut detector, 1_000, 1_100);
+        assert_eq!(detector.advance(4_100), []);
+        assert!(detector.was_starved(4_100));
+        assert_eq!(
+            tick(&mut detector, 4_150, 5_100).last(),
+            Some(&(PEER, Health::Failed))
+        );
+        assert!(!detector.was_starved(5_000));
+    }
+
+    #[test]
+    fn whoever_left_is_gone_until_it_speaks_again() {
+        let mut detector = heard_at_1000();
+        detector.left(PEER);
+        assert!(detector.has_left(PEER));
+        assert_eq!(detector.health(PEER), Health::Failed);
+        detector.heard(1_100, PEER);
+        assert!(!detector.has_left(PEER));
+    }
+
+    #[test]
+    fn a_new_incarnation_was_never_heard() {
+        let mut detector = heard_at_1000();
+        detector.follow(1_100, &[(PEER, Incarnation(2))]);
+        assert_eq!(detector.health(PEER), Health::Failed);
+        assert!(detector.is_newcomer(1_499, PEER));
+        assert!(!detector.is_newcomer(1_500, PEER));
+        detector.follow(1_200, &[]);
+        assert_eq!(
+            detector.heard(1_300, PEER),
+            None,
+            "strangers are not watched"
+        );
+    }
+}

@@ -84,9 +84,9 @@ impl Cluster {
     /// Our own promise keeps out the appends of a leader that still claims its quorum: that is no silence.
     /// Otherwise a signer of a lost election would call for new ones, and renew its promise, for ever.
     fn rests_its_appends(&self, leader: Token) -> bool {
-        let promised = self
-            .promise
-            .is_some_and(|p| self.now < p.until_ms && p.term > self.highest_term());
+        let promised = self.promise.is_some_and(|p| {
+            self.now < p.until_ms + self.settings.fail_ms && p.term > self.highest_term()
+        });
         promised
             && self
                 .peers

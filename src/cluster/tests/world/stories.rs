@@ -41,5 +41,7 @@ stories! {
     lost_ballots_are_asked_for_again => "lost_ballots.txt",
     an_older_disk_is_repaired_before_it_votes => "older_disk.txt",
     a_leader_cut_off_keeps_no_office => "leader_cut_off.txt",
+    a_candidate_that_lost_follows_the_living_leader_again => "lost_candidate.txt",
+    a_signer_of_a_lost_election_rests_and_follows_again => "lost_signer.txt",
     a_dead_leader_and_a_restarted_follower_start_cold => "dead_leader_and_restart.txt",
 }

@@ -8,14 +8,11 @@ use crate::judge::Judge;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_cluster::{Cluster, Effect, Event, Identity, Mute, Notice, Settings};
-use synod_wire::message::Kind;
-use synod_wire::seal::{Opener, Sealer, Sessions, Windows};
 use synod_wire::{
-    Authentic, Certificate, ChainView, ClusterId, Incarnation, Message, SessionKey, SessionPublic,
-    Term, Token,
+    Authentic, Certificate, ChainView, Incarnation, Message, SessionKey, Term, Token,
 };
 
-const STEP_MS: u64 = 10;
+pub const STEP_MS: u64 = 10;
 const POLL_MS: u64 = 250;
 const ENGINE_BEAT_MS: u64 = 50;
 
@@ -70,18 +67,10 @@ pub struct World {
     pub trace: Vec<String>,
     pub diverged: u64,
     pub last_join_response: BTreeMap<Token, Authentic<Message>>,
-    due: BTreeMap<(u64, u64), Due>,
-    sequence: u64,
+    pub due: BTreeMap<(u64, u64), Due>,
+    pub sequence: u64,
     writes: u64,
-    sealed: BTreeMap<(Token, u64, u8, Vec<u8>), Authentic<Message>>,
-}
-
-struct Only(Token, Incarnation, SessionPublic);
-
-impl Sessions for Only {
-    fn session(&self, token: Token) -> Option<(Incarnation, SessionPublic)> {
-        (token == self.0).then_some((self.1, self.2))
-    }
+    pub sealed: BTreeMap<(Token, u64, u8, Vec<u8>), Authentic<Message>>,
 }
 
 pub fn pair(a: Token, b: Token) -> (Token, Token) {
@@ -268,149 +257,9 @@ impl World {
         }
     }
 
-    // ---- the network
-
-    pub fn later(&mut self, delay: u64, what: Due) {
-        self.sequence += 1;
-        self.due.insert((self.now + delay, self.sequence), what);
-    }
-
-    fn is_up(&self, token: Token) -> bool {
-        let node = &self.nodes[&token];
-        node.cluster.is_some() && !node.paused
-    }
-
-    /// Does a request over the link reach its peer?
-    pub fn request(&mut self, from: Token, to: Token) -> bool {
-        self.is_up(to)
-            && !self.nodes[&to].hung
-            && !self.network.links_cut.contains(&pair(from, to))
-            && self.answer()
-    }
-
-    /// Does the answer come back?
-    pub fn answer(&mut self) -> bool {
-        let loss = self.network.loss_percent;
-        !self.dice.percent(loss)
-    }
-
-    fn send(&mut self, from: Token, to: Option<Token>, message: &Message) {
-        let frame = self.seal(from, message);
-        if message.kind() == Kind::JoinResponse
-            && let Some(to) = to
-        {
-            self.last_join_response.insert(to, frame.clone());
-        }
-        let incarnation = self.nodes[&from].incarnation;
-        for receiver in to.map_or_else(|| self.voters_but(from), |to| vec![to]) {
-            let cut = self.network.udp_cut.contains(&pair(from, receiver));
-            if cut || !self.nodes.contains_key(&receiver) || !self.answer() {
-                continue;
-            }
-            let high = self.network.delay_max_ms;
-            let delay = self.dice.between(1, high);
-            self.later(delay, Due::Frame(receiver, incarnation, frame.clone()));
-        }
-    }
-
-    /// Sealed and opened by `wire`, each distinct text once: signatures are slow.
-    pub fn seal(&mut self, from: Token, message: &Message) -> Authentic<Message> {
-        let node = &self.nodes[&from];
-        let incarnation = node.incarnation;
-        let what = (from, incarnation.0, message.kind() as u8, message.encode());
-        if let Some(frame) = self.sealed.get(&what) {
-            return frame.clone();
-        }
-        let cluster = ClusterId::of(DOMAIN.chain_id, DOMAIN.contract);
-        let bytes = Sealer::new(cluster, from, incarnation).seal(&node.session, None, message);
-        let opener = Opener {
-            cluster,
-            me: Token(u64::MAX),
-        };
-        let only = Only(from, incarnation, node.session.public());
-        let frame = opener
-            .open(&bytes, &only, &mut Windows::default())
-            .expect("what was sealed opens");
-        if self.sealed.len() > 2_000 {
-            self.sealed.clear();
-        }
-        self.sealed.insert(what, frame.clone());
-        frame
-    }
-
-    fn arrive(&mut self, due: Due) {
-        match due {
-            Due::Frame(to, incarnation, frame) => self.arrive_frame(to, incarnation, frame),
-            Due::View(to, incarnation, view) => {
-                if self.is_current(to, incarnation) {
-                    self.node(to).view = Some(view.clone());
-                    self.tell(to, Event::Chain(view));
-                }
-            }
-            Due::Submit(from, incarnation, certificate) => {
-                self.submit(from, incarnation, &certificate)
-            }
-            Due::Mined(to, incarnation, term, mined) => {
-                if self.is_current(to, incarnation) {
-                    self.look_now(to);
-                    self.tell(to, Event::Elected { term, mined });
-                }
-            }
-        }
-    }
-
-    fn is_current(&self, token: Token, incarnation: Incarnation) -> bool {
-        self.is_up(token) && self.nodes[&token].incarnation == incarnation
-    }
-
-    /// As the driver does: frames of the session that my view knows, and a look at the chain for newer ones.
-    fn arrive_frame(&mut self, to: Token, incarnation: Incarnation, frame: Authentic<Message>) {
-        let node = &self.nodes[&to];
-        if node.paused {
-            return self.later(STEP_MS, Due::Frame(to, incarnation, frame));
-        }
-        let Some(view) = node.view.as_ref().filter(|_| node.cluster.is_some()) else {
-            return;
-        };
-        match view.member(frame.from()).map(|m| m.incarnation) {
-            Some(known) if known == incarnation => self.tell(to, Event::Frame(frame)),
-            Some(known) if known > incarnation => {}
-            Some(_) | None => self.look_now(to),
-        }
-    }
-
-    fn tell(&mut self, token: Token, event: Event) {
-        let now = self.now;
-        if let Some(cluster) = &mut self.node(token).cluster {
-            let was = cluster.mute();
-            cluster.handle(now, event);
-            self.perform(token, was);
-        }
-    }
-
-    fn submit(&mut self, from: Token, incarnation: Incarnation, certificate: &Certificate) {
-        let ballot = certificate.ballot;
-        let result = self.contract.elect(self.now, certificate);
-        let signers: Vec<Token> = certificate.signatures.iter().map(|s| s.token).collect();
-        match result {
-            Ok(()) => {
-                self.judge.elected(ballot.term, ballot.candidate, self.now);
-                let (term, leader) = (ballot.term, ballot.candidate);
-                self.note(format!(
-                    "contract: term {term}, leader {leader}, ballots of {}",
-                    list(&signers)
-                ));
-            }
-            Err(why) => self.note(format!("contract: refuses term {}: {why}", ballot.term)),
-        }
-        let mined = result.is_ok() && self.answer();
-        let delay = self.dice.between(5, 20);
-        self.later(delay, Due::Mined(from, incarnation, ballot.term, mined));
-    }
-
     // ---- effects
 
-    fn perform(&mut self, token: Token, was: Mute) {
+    pub fn perform(&mut self, token: Token, was: Mute) {
         while let Some(effect) = self
             .node(token)
             .cluster

@@ -50,7 +50,8 @@ fn a_hello_names_its_author_for_the_life_of_the_link() {
 
 #[test]
 fn each_field_that_differs_is_refused_by_its_name() {
-    let table: [(&str, fn(&mut Hello)); 7] = [
+    type Row = (&'static str, fn(&mut Hello));
+    let table: [Row; 7] = [
         ("cluster", |h| h.cluster = ClusterId(Hash([9; 32]))),
         ("log id", |h| h.log_id = Some(Hash([9; 32]))),
         ("token", |h| h.token = Token(3)),
