@@ -133,13 +133,7 @@ fn rpc_missing(config: &Config, why: &ChainError) -> Missing {
     }
 }
 
-/// Agent, wallet and session: who we are, before anybody was told.
-pub async fn identify(
-    config: &Config,
-    disk: &Disk,
-    chain: &Chain,
-    board: &Board,
-) -> Result<Identity, BootError> {
+async fn open_agent(config: &Config, board: &Board) -> Result<Agent, BootError> {
     let socket = Agent::find(config.dstack_socket.clone(), &|name| {
         std::env::var(name).ok()
     })?;
@@ -147,9 +141,20 @@ pub async fn identify(
         Phase::WaitingForAgent,
         format!("waiting for the guest agent at {}", socket.display()),
     );
-    let agent = Agent::wait(&socket, config.agent_wait, |line| tracing::info!("{line}")).await?;
+    Ok(Agent::wait(&socket, config.agent_wait, |line| tracing::info!("{line}")).await?)
+}
+
+/// Agent, wallet and session: who we are, before anybody was told.
+pub async fn identify(
+    config: &Config,
+    disk: &Disk,
+    chain: &Chain,
+    board: &Board,
+) -> Result<Identity, BootError> {
+    let agent = open_agent(config, board).await?;
+    let socket = agent.socket().display().to_string();
     let unfit = |expected: &str, found: String, remedy| BootError::Unfit {
-        socket: socket.display().to_string(),
+        socket: socket.clone(),
         expected: expected.to_owned(),
         found,
         remedy,

@@ -13,6 +13,7 @@ pub mod errands;
 pub mod facts;
 pub mod http;
 pub mod links;
+mod live;
 pub mod metrics;
 pub mod run;
 pub mod tls;

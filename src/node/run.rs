@@ -1,37 +1,21 @@
 //! One node from start to stop, in order. What can fail at the start fails before anybody is told of us.
 
 use crate::backend::NodeBackend;
-use crate::book::Book;
-use crate::boot::{self, BootError, Identity, Membership};
+use crate::boot::{self, BootError};
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Faults};
-use crate::courier::{LinkCourier, Service};
 use crate::disk::Disk;
-use crate::driver::{Driver, Ended, Sources};
-use crate::errands::Errands;
+use crate::driver::Ended;
 use crate::facts::Board;
-use crate::links::{LinkError, LinkListener, LinkSettings, Links};
+use crate::http;
+use crate::links::{LinkError, LinkListener, Links};
+use crate::live::{Parts, live};
 use crate::metrics::Metrics;
 use crate::udp::{Udp, UdpSettings};
-use crate::{http, watcher};
-use rand_core::{OsRng, RngCore};
 use std::sync::Arc;
-use std::time::Duration;
-use synod_chain::Chain;
-use synod_cluster::Cluster;
-use synod_counter::{Engine, Gate, OpenError};
-use synod_wire::ballot::Domain;
-use synod_wire::seal::{Opener, Sealer, Windows};
+use synod_counter::OpenError;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
-
-/// The engine beats this often; its followers' lease is three to six times as long, well under the fail
-/// time of either profile, so that a detected death never waits for a lease.
-const ENGINE_HEARTBEAT: Duration = Duration::from_millis(50);
-const ENGINE_ELECTION_MIN: Duration = Duration::from_millis(150);
-const ENGINE_ELECTION_MAX: Duration = Duration::from_millis(300);
-/// Frames that came over links and wait for the loop.
-const LINK_FRAMES_MAX: usize = 256;
+use tokio::sync::watch;
 
 /// Why a node stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -156,156 +140,5 @@ async fn open_doors(config: &Config) -> Result<Doors, Faults> {
             udp: Arc::new(udp),
         }),
         _ => Err(Faults(faults)),
-    }
-}
-
-struct Parts {
-    config: Arc<Config>,
-    disk: Disk,
-    links: LinkListener,
-    udp: Arc<Udp>,
-    board: Arc<Board>,
-    metrics: Arc<Metrics>,
-    clock: Clock,
-}
-
-/// Registered: open the log, the links, the loop. The engine starts only now, muted if it must be.
-async fn live(
-    parts: Parts,
-    chain: Chain,
-    identity: Arc<Identity>,
-    membership: Membership,
-    backend: &NodeBackend,
-    stop: watch::Receiver<bool>,
-) -> Result<Ended, NodeError> {
-    let Parts {
-        config,
-        disk,
-        links: listener,
-        udp,
-        board,
-        metrics,
-        clock,
-    } = parts;
-    let book = Arc::new(Book::default());
-    book.follow(&membership.view);
-    let gate = Arc::new(Gate::since(config.token, clock.epoch()));
-    if membership.restarted {
-        gate.update(|standing| standing.mute = synod_counter::Mute::Muted);
-    }
-    let courier = Arc::new(LinkCourier::default());
-    let settings = synod_counter::Settings {
-        token: config.token,
-        cluster: config.cluster(),
-        dir: disk.log_dir(),
-        heartbeat: ENGINE_HEARTBEAT,
-        election_min: ENGINE_ELECTION_MIN,
-        election_max: ENGINE_ELECTION_MAX,
-    };
-    let engine = Engine::open(settings, Arc::clone(&gate), courier.clone()).await?;
-    let (frame_sender, frames) = mpsc::channel(LINK_FRAMES_MAX);
-    let service = Arc::new(Service {
-        engine: engine.clone(),
-        frames: frame_sender,
-    });
-    let me = LinkSettings {
-        cluster: config.cluster(),
-        me: config.token,
-        incarnation: membership.incarnation,
-    };
-    let links = listener.start(
-        me,
-        Arc::clone(&identity.session),
-        identity.tls.clone(),
-        book.clone(),
-        service,
-    )?;
-    courier.connect(links.clone());
-    backend.connect(
-        engine.clone(),
-        links.clone(),
-        Arc::clone(&gate),
-        Arc::clone(&identity.wallet),
-    );
-
-    let (report_sender, reports) = mpsc::channel(64);
-    let (sight_sender, sights) = mpsc::channel(16);
-    let look = Arc::new(Notify::new());
-    let watching = tokio::spawn(watcher::follow(
-        chain.clone(),
-        [Arc::clone(&look), gate.behind()],
-        sight_sender,
-    ));
-    let wallet = Arc::clone(&identity.wallet);
-    let errands = Errands::new(
-        Arc::clone(&config),
-        membership.incarnation,
-        chain,
-        wallet,
-        engine.clone(),
-        report_sender,
-    );
-    let datagrams = udp.receive();
-    metrics.follow_udp(Arc::clone(&udp));
-    let driver = Driver {
-        cluster: Cluster::new(
-            config.timing.clone(),
-            speaker(&config, &identity, &membership),
-            clock.now_ms(),
-        ),
-        sealer: Sealer::new(config.cluster(), config.token, membership.incarnation),
-        opener: Opener {
-            cluster: config.cluster(),
-            me: config.token,
-        },
-        windows: Windows::default(),
-        view: membership.view.clone(),
-        published_at: 0,
-        config,
-        identity,
-        membership,
-        board,
-        metrics,
-        clock,
-        book,
-        engine,
-        gate,
-        udp,
-        errands,
-        look,
-    };
-    let ended = driver
-        .run(Sources {
-            datagrams,
-            frames,
-            sights,
-            reports,
-            stop,
-        })
-        .await;
-    watching.abort();
-    links.close_all();
-    Ok(ended)
-}
-
-fn speaker(
-    config: &Config,
-    identity: &Identity,
-    membership: &Membership,
-) -> synod_cluster::Identity {
-    let mut nonce = [0; 16];
-    OsRng.fill_bytes(&mut nonce);
-    synod_cluster::Identity {
-        token: config.token,
-        incarnation: membership.incarnation,
-        registered_term: membership.term,
-        restarted: membership.restarted,
-        session: Arc::clone(&identity.session),
-        domain: Domain {
-            chain_id: config.chain_id,
-            contract: config.contract,
-        },
-        nonce,
-        http: config.http.to_string(),
     }
 }
