@@ -1,6 +1,6 @@
 //! What is said, and by whom: ids, roster, canonical bytes, frames, ballots.
 //!
-//! Pure: no clock, socket, environment or randomness. Only [`seal::open`] makes an
+//! Pure: no clock, socket, environment or randomness. Only [`seal::Opener::open`] makes an
 //! [`seal::Authentic`], so whoever holds one knows the author.
 
 pub mod ballot;
