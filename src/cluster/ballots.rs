@@ -50,6 +50,8 @@ impl Cluster {
             view.term.0.checked_add(1) == Some(ballot.term.0),
             BallotRefusal::Term,
         )?;
+        // no newest block is known while the chain is silent
+        need(!self.chain_silent, BallotRefusal::Deadline)?;
         need(ballot.deadline > view.block.time, BallotRefusal::Deadline)?;
         need(
             ballot.deadline <= view.block.time.saturating_add(DEADLINE_MAX_S),

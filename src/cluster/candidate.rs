@@ -102,6 +102,9 @@ impl Cluster {
                 return;
             }
         }
+        if self.chain_silent {
+            return;
+        }
         let higher = self.higher();
         if higher.is_empty() {
             return self.stand(term);
@@ -140,7 +143,7 @@ impl Cluster {
 
     fn stand(&mut self, term: Term) {
         let Some(view) = &self.chain else { return };
-        if self.next_term() != Some(term) {
+        if self.next_term() != Some(term) || self.chain_silent {
             self.step = Step::Idle { until: self.now };
             return;
         }

@@ -73,6 +73,9 @@ pub enum Event {
     Frame(Authentic<Message>),
     /// The contract was read.
     Chain(ChainView),
+    /// The contract cannot be read now. Until the next [`Event::Chain`] we neither stand nor sign: no election could
+    /// end, and every ballot's promise would keep a living leader's appends out.
+    ChainSilent,
     /// Our `elect` transaction is mined, or failed.
     Elected {
         /// The term it was for.
@@ -143,6 +146,7 @@ pub struct Cluster {
     me: Identity,
     now: u64,
     chain: Option<ChainView>,
+    chain_silent: bool,
     /// When this term was first seen here.
     term_since: u64,
     engine: EngineFacts,
@@ -187,6 +191,7 @@ impl Cluster {
             me,
             now,
             chain: None,
+            chain_silent: false,
             term_since: now,
             engine: EngineFacts::default(),
             peers: BTreeMap::new(),
@@ -214,7 +219,11 @@ impl Cluster {
                 self.tick();
             }
             Event::Frame(frame) => self.hear(frame),
-            Event::Chain(view) => self.look(view),
+            Event::Chain(view) => {
+                self.chain_silent = false;
+                self.look(view);
+            }
+            Event::ChainSilent => self.chain_silent = true,
             Event::Elected { term, mined } => self.submitted(term, mined),
         }
     }

@@ -155,6 +155,8 @@ impl Driver {
                 tracing::warn!(
                     "the chain cannot be read: {why}; the leader goes on, nobody can be elected"
                 );
+                let now = self.clock.now_ms();
+                self.cluster.handle(now, Event::ChainSilent);
                 self.board.update(|facts| facts.chain_trouble = Some(why));
                 None
             }

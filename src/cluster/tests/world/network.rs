@@ -125,7 +125,7 @@ impl World {
         }
     }
 
-    fn tell(&mut self, token: Token, event: Event) {
+    pub fn tell(&mut self, token: Token, event: Event) {
         let now = self.now;
         if let Some(cluster) = &mut self.node(token).cluster {
             let was = cluster.mute();

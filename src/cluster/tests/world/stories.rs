@@ -31,6 +31,7 @@ stories! {
     a_killed_node_returns_muted_and_speaks_when_it_has_caught_up => "killed_node_returns.txt",
     all_killed_and_restarted_start_cold => "all_restarted.txt",
     without_the_chain_nobody_new_leads_and_with_it_somebody_does => "rpc_down.txt",
+    without_the_chain_a_leader_that_only_paused_goes_on => "rpc_down_leader_pauses.txt",
     a_leader_that_leaves_is_followed_at_once => "leader_leaves.txt",
     a_process_that_beats_but_does_not_lead_is_gone => "hung_leader.txt",
     a_longer_log_outranks_a_higher_id => "longer_log.txt",

@@ -221,11 +221,15 @@ impl World {
         let now = self.now;
         let node = &self.nodes[&token];
         let down = node.rpc_down || node.paused || node.cluster.is_none();
+        let silent = node.rpc_down && !node.paused && node.cluster.is_some();
         let incarnation = node.incarnation;
         if now < node.look_due {
             return;
         }
         self.node(token).look_due = now + POLL_MS;
+        if silent {
+            self.tell(token, Event::ChainSilent);
+        }
         if !down {
             let view = self.contract.read(now);
             let delay = self.dice.between(5, 30);
