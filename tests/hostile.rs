@@ -5,7 +5,7 @@
 mod liar;
 mod support;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use liar::Liar;
 use std::time::Duration;
 use support::{World, eventually};
@@ -183,5 +183,34 @@ async fn votes_and_appends_of_a_node_that_the_contract_did_not_elect_are_refused
     assert_eq!(world.leader(SOON).await?, leader);
     assert_eq!(world.increment(leader).await?.1["new_value"], 2);
     assert_eq!(world.chain.view().await?.term, term);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leaders_own_appends_are_refused_from_anybody_else() -> Result<()> {
+    let _turn = support::turn().await;
+    let (world, liar, leader) = two_and_a_liar().await?;
+    assert_eq!(world.increment(leader).await?.0, 200);
+    let append = eventually(
+        SOON,
+        "the leader sends appends to the liar too",
+        async || {
+            let heard = liar.door.heard.lock().expect("not poisoned");
+            // the newest: with the log's id, in the term that is in force
+            heard.last().cloned().context("nothing heard yet")
+        },
+    )
+    .await?;
+    let before = world.get(1, "/counter").await?;
+    let refused = at(&world.status(1).await?, "gate_refusals", "not_elected");
+    let answer = liar
+        .links
+        .call(Token(1), append, Duration::from_secs(2))
+        .await?;
+    counted(&world, 1, "gate_refusals", "not_elected", refused).await?;
+    let said = String::from_utf8_lossy(&answer).into_owned();
+    assert!(said.contains("not_elected"), "the answer says why: {said}");
+    assert_eq!(world.get(1, "/counter").await?["value"], before["value"]);
+    assert_eq!(world.leader(SOON).await?, leader);
     Ok(())
 }

@@ -3,7 +3,10 @@
 use super::tree::{block, none, packages, read};
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of what the two files must say")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table of what the two files must say"
+)]
 fn the_image_runs_the_binary_that_it_builds() {
     let dockerfile = read("Dockerfile");
     let lines = |word: &str| {

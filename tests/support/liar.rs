@@ -3,9 +3,11 @@
 
 use super::World;
 use anyhow::{Context, Result};
+use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 use synod_chain::Wallet;
 use synod_chain::operator;
@@ -16,10 +18,33 @@ use synod_node::boot::{self, Identity};
 use synod_node::courier::{LinkCourier, Service};
 use synod_node::disk::Disk;
 use synod_node::facts::Board;
-use synod_node::links::{LinkSettings, Links};
+use synod_node::links::{LinkPeer, LinkService, LinkSettings, Links};
 use synod_node::{Config, Said};
 use synod_wire::seal::Sealer;
 use synod_wire::{Message, Term, Token};
+
+/// A member's door that keeps what comes in: the leader's own requests, ready to be sent on as if they were ours.
+pub struct Door {
+    service: Service,
+    pub heard: Mutex<Vec<Vec<u8>>>,
+}
+
+impl LinkService for Door {
+    fn answer(&self, from: LinkPeer, request: Vec<u8>) -> BoxFuture<'static, Vec<u8>> {
+        let mut heard = self
+            .heard
+            .lock()
+            .expect("no test panics while it holds this");
+        if heard.len() < 100 {
+            heard.push(request.clone());
+        }
+        self.service.answer(from, request)
+    }
+
+    fn frame(&self, from: LinkPeer, bytes: Vec<u8>) {
+        self.service.frame(from, bytes);
+    }
+}
 
 pub struct Liar {
     pub config: Config,
@@ -29,13 +54,17 @@ pub struct Liar {
     pub book: Arc<Book>,
     pub gate: Arc<Gate>,
     pub engine: Engine,
-    _links: Links,
+    pub links: Links,
+    pub door: Arc<Door>,
     _disk: Disk,
 }
 
 impl Liar {
     /// Registers token `id`, as its node would.
-    #[expect(clippy::too_many_lines, reason = "the steps of a node's start, by hand")]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the steps of a node's start, by hand"
+    )]
     pub async fn register(world: &World, id: u64) -> Result<Self> {
         let mut said = BTreeMap::from([("token", id.to_string())]);
         let words = &world.node(id).args[2..];
@@ -79,9 +108,13 @@ impl Liar {
         };
         let engine = Engine::open(settings, Arc::clone(&gate), courier.clone()).await?;
         let (frames, _) = tokio::sync::mpsc::channel(16);
-        let service = Arc::new(Service {
+        let service = Service {
             engine: engine.clone(),
             frames,
+        };
+        let door = Arc::new(Door {
+            service,
+            heard: Mutex::default(),
         });
         let me = LinkSettings {
             cluster: config.cluster(),
@@ -94,7 +127,7 @@ impl Liar {
             Arc::clone(&identity.session),
             identity.tls.clone(),
             book.clone(),
-            service,
+            door.clone(),
         )?;
         courier.connect(links.clone());
         let sealer = Sealer::new(config.cluster(), config.token, membership.incarnation);
@@ -107,7 +140,8 @@ impl Liar {
             book,
             gate,
             engine,
-            _links: links,
+            links,
+            door,
             _disk: disk,
         })
     }
