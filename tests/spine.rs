@@ -4,9 +4,10 @@
 mod support;
 
 use anyhow::{Context, Result, ensure};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use support::{World, eventually};
+use synod_wire::Term;
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -69,20 +70,40 @@ async fn the_engine_never_elected_by_itself(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// Every term of every log names the transaction in which the contract elected just this leader.
 async fn every_term_names_its_transaction(world: &World) -> Result<()> {
-    for node in &world.nodes {
-        let status = world.status(node.id).await?;
-        let start = &status["log_term"];
-        let (to, block) = world
-            .transaction(start["tx"].as_str().context("tx")?)
-            .await?;
-        assert_eq!(block, start["block"].as_u64().context("block")?);
-        assert_eq!(
-            to,
-            world.contract.to_string(),
-            "it was sent to the contract"
-        );
+    let mut leaders: BTreeMap<u64, u64> = BTreeMap::new();
+    for node in world.running() {
+        let terms = world.status(node.id).await?["log_terms"].clone();
+        for start in terms.as_array().context("log_terms")? {
+            let number = |name: &str| start[name].as_u64().with_context(|| name.to_owned());
+            let (term, leader, block) = (number("term")?, number("leader")?, number("block")?);
+            let (to, mined) = world
+                .transaction(start["tx"].as_str().context("tx")?)
+                .await?;
+            assert_eq!((to, mined), (world.contract.to_string(), block));
+            let record = world
+                .chain
+                .election(Term(term), block)
+                .await?
+                .context("LeaderElected")?;
+            assert_eq!(
+                record.tx.to_string(),
+                start["tx"],
+                "term {term} names another transaction"
+            );
+            assert_eq!(
+                record.leader.0, leader,
+                "term {term}: the contract elected another"
+            );
+            assert_eq!(
+                *leaders.entry(term).or_insert(leader),
+                leader,
+                "two leaders in term {term}"
+            );
+        }
     }
+    ensure!(!leaders.is_empty(), "no log names a term");
     Ok(())
 }
 
@@ -111,6 +132,7 @@ async fn ballots_travelled_as_frames(world: &World) -> Result<()> {
 async fn a_killed_leader_is_replaced_and_comes_back_muted_then_speaks() -> Result<()> {
     let _turn = support::turn().await;
     let mut world = World::led(3).await?;
+    let witness = Witness::start(&world);
     let first = world.leader(SOON).await?;
     count(&world, first, 100).await?;
     let term = world.chain.view().await?.term;
@@ -145,30 +167,55 @@ async fn a_killed_leader_is_replaced_and_comes_back_muted_then_speaks() -> Resul
     count(&world, leader, 1).await?;
     world.all_count(106, SOON).await?;
     the_engine_never_elected_by_itself(&world).await?;
-    one_leader_in_every_term(&world).await
+    every_term_names_its_transaction(&world).await?;
+    let leaders = witness.end().await?;
+    println!("leaders by term, as the nodes said: {leaders:?}");
+    assert!(leaders.len() >= 2, "both terms were seen: {leaders:?}");
+    assert!(
+        leaders.values().all(|l| l.len() == 1),
+        "two leaders in a term: {leaders:?}"
+    );
+    Ok(())
 }
 
-/// All logs name the same leader for each term, and no term twice.
-async fn one_leader_in_every_term(world: &World) -> Result<()> {
-    let mut leaders: BTreeMap<u64, u64> = BTreeMap::new();
-    for node in world.nodes.iter().filter(|n| world.pid(n.id).is_some()) {
-        for start in world.status(node.id).await?["log_terms"]
-            .as_array()
-            .context("log_terms")?
-        {
-            let (term, leader) = (
-                start["term"].as_u64().unwrap(),
-                start["leader"].as_u64().unwrap(),
-            );
-            assert_eq!(
-                *leaders.entry(term).or_insert(leader),
-                leader,
-                "two leaders in term {term}"
-            );
-        }
+/// Asks all nodes all the time who leads; ends with what they said: at most one leader in each term.
+struct Witness(
+    tokio::task::JoinHandle<BTreeMap<u64, BTreeSet<u64>>>,
+    tokio::sync::watch::Sender<bool>,
+);
+
+impl Witness {
+    fn start(world: &World) -> Self {
+        let ports: Vec<(u64, u16)> = world
+            .nodes
+            .iter()
+            .map(|node| (node.id, node.http))
+            .collect();
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let asking = tokio::spawn(async move {
+            let mut leaders: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+            while !*stopped.borrow() {
+                for (id, port) in &ports {
+                    // nobody answers for a dead one
+                    let Ok(status) = support::ask(*port, "/status").await else {
+                        continue;
+                    };
+                    if status["is_leader"] == true {
+                        let term = status["log_term"]["term"].as_u64().unwrap_or(0);
+                        leaders.entry(term).or_default().insert(*id);
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            leaders
+        });
+        Self(asking, stop)
     }
-    assert!(!leaders.is_empty());
-    Ok(())
+
+    async fn end(self) -> Result<BTreeMap<u64, BTreeSet<u64>>> {
+        self.1.send_replace(true);
+        Ok(self.0.await?)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,10 +233,12 @@ async fn a_leader_restarted_within_the_fail_time_leaves_nobody_leaderless() -> R
     })
     .await
     .with_context(|| world.logs())?;
-    let leader = world.leader(SOON).await?;
-    assert!(
-        world.chain.view().await?.term > term,
-        "its office ended with its session"
+    let leader = world.leader_after(term, SOON).await?;
+    let now = world.chain.view().await?.term;
+    assert_eq!(
+        now.0,
+        term.0 + 2,
+        "its session ended its office, before anybody missed it; then one election"
     );
     assert_eq!(count(&world, leader, 1).await?, 4);
     world.all_speak(SOON).await?;
@@ -258,6 +307,17 @@ async fn the_contract_decides_without_the_chain_nobody_leads() -> Result<()> {
         Ok(())
     })
     .await?;
+    // back from its disk while nobody can say whether that is the newest one: it answers no reads
+    world.start(leader)?;
+    eventually(SOON, "the restarted node answers at all", async || {
+        world.status(leader).await.map(drop)
+    })
+    .await?;
+    for path in ["/counter", "/log"] {
+        let answer = world.get(leader, path).await?;
+        assert_eq!(answer["status"], 503, "{path}: {answer}");
+    }
+    world.kill(leader)?;
     // three rounds of ballots pass: time enough for an engine that elects by itself
     let rounds = std::time::Instant::now();
     while rounds.elapsed() < Duration::from_secs(4) {
@@ -299,6 +359,18 @@ async fn one_node_alone_leads_counts_and_survives_its_own_death() -> Result<()> 
     let mut world = World::led(1).await?;
     assert_eq!(count(&world, 1, 3).await?, 3);
     let term = world.chain.view().await?.term;
+    // idle for longer than any lease: who is alone needs nobody's acknowledgement
+    let idle = std::time::Instant::now();
+    while idle.elapsed() < Duration::from_secs(5) {
+        let status = world.status(1).await?;
+        assert_eq!(status["is_leader"], true, "{status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(
+        world.chain.view().await?.term,
+        term,
+        "and calls for no election"
+    );
     world.kill(1)?;
     world.start(1)?;
     world.leader_after(term, Duration::from_secs(30)).await?;

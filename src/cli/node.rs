@@ -69,6 +69,9 @@ fn help(name: &str) -> &'static str {
         "heartbeat-timeout" => "Seconds of silence until SUSPECTED; FAILED at twice that",
         "election-timeout" => "Seconds to wait for OK; COORDINATOR after twice that",
         "multicast-retries" => "Copies of JOIN and COORDINATOR",
+        "message-retry-count" | "message-retry-delay" | "gossip-interval" | "initial-credits" => {
+            "Of the prototype; checked, and used when trades arrive"
+        }
         "log-level" => "Filter of the log: error, warn, info, debug, trace",
         _ => "",
     }
@@ -81,13 +84,15 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
     let said = SOURCES
         .iter()
         .filter_map(|(name, _, _)| Some((*name, args.get_one::<String>(name)?.clone())));
-    let config = Config::resolve(&Said(said.collect()), &|name| std::env::var(name).ok())?;
+    let config = Config::resolve(&Said(said.collect()), &|name| {
+        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+    })?;
     if args.get_flag("print-config") {
         return print(&config);
     }
-    // the engine talks to its own authors below "warn"
+    // the engine talks to its own authors below "error"
     let filter =
-        EnvFilter::try_new(format!("openraft=warn,{}", config.log_level)).map_err(|why| {
+        EnvFilter::try_new(format!("openraft=error,{}", config.log_level)).map_err(|why| {
             anyhow::anyhow!(
                 "log level {:?}: {why}; use error, warn, info, debug or trace",
                 config.log_level

@@ -62,9 +62,11 @@ impl Cluster {
             .filter(|m| m.seated && m.expires_at > view.block.time);
         let fits = ballot.candidate == from && candidate.is_some() && ballot.anchor == view.anchor;
         need(fits, BallotRefusal::NotACandidate)?;
+        // our own ballot would spoil the certificate when we have expired
+        need(self.is_voter(), BallotRefusal::NotACandidate)?;
         need(self.leader_gone(), BallotRefusal::LeaderLives)?;
         need(
-            self.mute.may_vote() || cold && self.starts_cold(),
+            self.mute.may_speak() || cold && self.starts_cold(),
             BallotRefusal::Muted,
         )?;
         need(position >= self.engine.position, BallotRefusal::Behind)

@@ -3,6 +3,7 @@
 //! rule picks nodes that the engine must refuse for ever (attack F9). Every wait ends by itself.
 
 use crate::{Cluster, Effect, Health, Notice};
+use std::collections::BTreeSet;
 use synod_wire::ballot::{Ballot, Certificate, SignedBallot};
 use synod_wire::message::BallotRefusal;
 use synod_wire::{LogPosition, Message, Term, Token};
@@ -133,6 +134,7 @@ impl Cluster {
             .filter(|token| {
                 *token != self.me.token && self.detector.health(*token) != Health::Failed
             })
+            .filter(|token| self.may_elect(*token) && !self.has_yielded_to(*token))
             .filter(|token| {
                 self.peers
                     .get(token)
@@ -172,7 +174,6 @@ impl Cluster {
             until: self.now + self.settings.gather_ms,
             ask: self.now,
         };
-        self.vote_by_disk(term);
         self.notice(Notice::Candidate(term));
         self.ask_for_ballots();
         self.finish_if_enough();
@@ -217,6 +218,10 @@ impl Cluster {
         signature: [u8; 64],
         muted: bool,
     ) {
+        // the contract refuses a certificate with the ballot of an expired member whole
+        if !self.may_elect(from) {
+            return;
+        }
         let Some(key) = self.seated().find(|m| m.token == from).map(|m| m.session) else {
             return;
         };
@@ -272,6 +277,7 @@ impl Cluster {
         };
         // our own ballot leaves us here, and binds from here: before, nobody else could count it
         self.promise_until(ballot.term, ballot.deadline);
+        self.vote_by_disk(ballot.term);
         self.effects
             .push_back(Effect::Elect(Certificate { ballot, signatures }));
     }
@@ -293,16 +299,13 @@ impl Cluster {
     pub(crate) fn heard_election(&mut self, from: Token, term: Term, position: LogPosition) {
         if self.in_office() {
             let block = self.chain.as_ref().map_or(0, |view| view.elected_block);
-            let announcement = Message::Coordinator {
-                term: self.highest_term(),
-                tx: synod_wire::Hash::ZERO,
-                block,
-            };
-            return self.send(Some(from), announcement);
+            let term = self.highest_term();
+            return self.send(Some(from), Message::Coordinator { term, block });
         }
         let outranked = (self.engine.position, self.me.token) > (position, from);
         let eligible = self.is_voter()
             && (self.mute.may_speak() || self.starts_cold())
+            && !self.chain_silent
             && !self.failed_in_office();
         if outranked && eligible && self.next_term() == Some(term) {
             self.send(
@@ -318,6 +321,9 @@ impl Cluster {
 
     pub(crate) fn heard_ok(&mut self, from: Token, term: Term, position: LogPosition) {
         let outranks = (position, from) > (self.engine.position, self.me.token);
+        if outranks && self.next_term() == Some(term) {
+            self.yield_to(term, from);
+        }
         if matches!(self.step, Step::AwaitOk { term: asked, .. } if asked == term) && outranks {
             let wait = 2 * self.settings.ok_wait_ms + self.settings.gather_ms;
             self.step = Step::AwaitCoordinator {
@@ -340,11 +346,34 @@ impl Cluster {
         view.is_some_and(|v| v.leader == Some(self.me.token)) && !self.engine.leading
     }
 
+    /// Whoever says OK gets its turn once a term: a live node that cannot be elected (no gas, no chain) must not
+    /// keep the others waiting for ever.
+    fn yield_to(&mut self, term: Term, token: Token) {
+        if self.yielded.0 != term {
+            self.yielded = (term, BTreeSet::new());
+        }
+        self.yielded.1.insert(token);
+    }
+
+    fn has_yielded_to(&self, token: Token) -> bool {
+        self.next_term() == Some(self.yielded.0) && self.yielded.1.contains(&token)
+    }
+
+    /// Seated and not expired by the newest block: the contract counts its ballot.
+    pub(crate) fn may_elect(&self, token: Token) -> bool {
+        let time = self.chain.as_ref().map_or(u64::MAX, |view| view.block.time);
+        self.seated()
+            .any(|m| m.token == token && m.expires_at > time)
+    }
+
     fn next_term(&self) -> Option<Term> {
         self.chain.as_ref()?.term.0.checked_add(1).map(Term)
     }
 
-    fn is_voter(&self) -> bool {
+    pub(crate) fn is_voter(&self) -> bool {
+        if !self.may_elect(self.me.token) {
+            return false;
+        }
         let me = self.me.token;
         let incarnation = self.me.incarnation;
         self.seated()

@@ -121,10 +121,10 @@ impl Detector {
         worse
     }
 
-    /// Registered a moment ago and not heard yet: give it the suspicion time to speak.
+    /// Registered a moment ago and not heard yet: give it the fail time to open its log and speak.
     pub fn is_newcomer(&self, now: u64, token: Token) -> bool {
         self.peers.get(&token).is_some_and(|peer| {
-            peer.heard.is_none() && now.saturating_sub(peer.known_since) < self.suspect_ms
+            peer.heard.is_none() && now.saturating_sub(peer.known_since) < self.fail_ms
         })
     }
 
@@ -213,8 +213,8 @@ mod tests {
         let mut detector = heard_at_1000();
         detector.follow(1_100, &[(PEER, Incarnation(2))]);
         assert_eq!(detector.health(PEER), Health::Failed);
-        assert!(detector.is_newcomer(1_499, PEER));
-        assert!(!detector.is_newcomer(1_500, PEER));
+        assert!(detector.is_newcomer(1_899, PEER));
+        assert!(!detector.is_newcomer(1_900, PEER));
         detector.follow(1_200, &[]);
         assert_eq!(
             detector.heard(1_300, PEER),

@@ -17,7 +17,7 @@ pub use detector::{Detector, Health};
 pub use mute::Mute;
 pub use settings::{Settings, SettingsFault};
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use synod_wire::ballot::Domain;
 use synod_wire::message::{Heartbeat, Join, Role};
@@ -155,6 +155,8 @@ pub struct Cluster {
     mute: Mute,
     promise: Option<Promise>,
     step: candidate::Step,
+    /// Who said OK in which term, and so had its turn.
+    yielded: (Term, BTreeSet<Token>),
     heartbeat_due: u64,
     join_due: u64,
     joins_left: u32,
@@ -198,6 +200,7 @@ impl Cluster {
             mute,
             promise: None,
             step: candidate::Step::Idle { until: 0 },
+            yielded: (Term(0), BTreeSet::new()),
             heartbeat_due: now,
             join_due: now,
             act_due: now,

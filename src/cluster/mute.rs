@@ -9,7 +9,7 @@
 
 use crate::{Cluster, Effect, Health, Notice};
 use std::collections::BTreeSet;
-use synod_wire::message::{Join, JoinResponse, Role};
+use synod_wire::message::{Join, JoinResponse};
 use synod_wire::{Message, Term, Token};
 
 /// May this node vote, sign and answer reads?
@@ -104,7 +104,7 @@ impl Cluster {
         self.notice(Notice::Unmuted(term));
     }
 
-    /// A cluster that starts cold: too few unmuted voters for a quorum, enough voters present, nobody leads.
+    /// A cluster that starts cold: too few unmuted voters present for a quorum, enough voters present, nobody leads.
     pub(crate) fn watch_cold_start(&mut self) {
         let voters = self.voters();
         let quorum = voters.len() / 2 + 1;
@@ -116,15 +116,8 @@ impl Cluster {
             .iter()
             .filter(|token| self.is_present(**token) && self.speaks(**token))
             .count();
-        let led = self
-            .peers
-            .values()
-            .any(|beat| beat.role == Role::Leader && beat.term >= self.me.registered_term);
-        let cold = !voters.is_empty()
-            && present >= quorum
-            && unmuted < quorum
-            && !led
-            && self.leader_gone();
+        let cold =
+            !voters.is_empty() && present >= quorum && unmuted < quorum && self.leader_gone();
         // a wait that we slept through proves nothing
         let awake = !self.detector.was_starved(self.now);
         self.cold_since = if cold {
@@ -163,7 +156,8 @@ impl Cluster {
         self.peers.get(&token).is_some_and(|beat| !beat.muted)
     }
 
-    /// Who votes: the contract's seated members (the log's voters are kept equal to them).
+    /// Who votes: the contract's seated members. Until the Log issue brings changes of the engine's voters, the log's are
+    /// those that were seated at its birth.
     pub(crate) fn voters(&self) -> BTreeSet<Token> {
         self.seated().map(|m| m.token).collect()
     }

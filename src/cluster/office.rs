@@ -4,7 +4,7 @@
 
 use crate::{Cluster, Effect, Health, Notice};
 use synod_wire::message::Role;
-use synod_wire::{Hash, Message, Term, Token};
+use synod_wire::{Message, Term, Token};
 
 impl Cluster {
     /// The highest term that the contract or the log shows.
@@ -102,7 +102,11 @@ impl Cluster {
 
     pub(crate) fn lead_or_elect(&mut self) {
         if let Some(term) = self.won() {
-            self.take_office(term);
+            // A muted winner stays outside: its engine would vote for itself by a disk that may be an older one. It
+            // was elected with a ballot of its former session, or by others; after the grace they elect again.
+            if self.mute.may_vote() {
+                self.take_office(term);
+            }
             if !self.leader_gone() {
                 return;
             }
@@ -146,14 +150,7 @@ impl Cluster {
         self.notice(Notice::Leading(term));
         let block = self.chain.as_ref().map_or(0, |view| view.elected_block);
         for _ in 0..self.settings.join_copies {
-            self.send(
-                None,
-                Message::Coordinator {
-                    term,
-                    tx: Hash::ZERO,
-                    block,
-                },
-            );
+            self.send(None, Message::Coordinator { term, block });
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::disk::OpenError;
 use crate::entry::{Body, ENTRY_LEN_MAX, Entry};
-use crate::gate::{Gate, Peer, lock};
+use crate::gate::{Gate, Mute, Peer, lock};
 use crate::machine::Machine;
 use crate::network::{Courier, Outbound, Wires};
 use crate::raft::{Raft, Types};
@@ -316,7 +316,9 @@ fn config(settings: &Settings) -> Config {
 impl Inner {
     fn in_office(&self) -> Result<(), EngineError> {
         let claimed = lock(&self.out.office).map(|(term, _)| term);
-        if claimed.is_some() && claimed == self.out.gate.office() {
+        // our own engine grants its own vote without asking the gate: a muted one must not even ask
+        let may_vote = self.out.gate.read(|standing| standing.mute != Mute::Muted);
+        if may_vote && claimed.is_some() && claimed == self.out.gate.office() {
             Ok(())
         } else {
             Err(EngineError::NotInOffice)

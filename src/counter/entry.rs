@@ -18,8 +18,21 @@ pub struct MemberKey {
     pub token: Token,
     /// Of which registration.
     pub incarnation: Incarnation,
+    /// Counted in the contract's quorums.
+    pub seated: bool,
     /// Signs in its name.
     pub session: SessionPublic,
+}
+
+impl MemberKey {
+    /// What a `Members` entry's hash must be: the one that a view of the chain with these members has.
+    pub fn roster_hash(members: &[Self]) -> Hash {
+        synod_wire::roster::roster_hash(
+            members
+                .iter()
+                .map(|m| (m.token, m.incarnation, m.seated, m.session)),
+        )
+    }
 }
 
 /// What an entry says. The place of a variant is its number on disk: 4 is kept for `Settle`, 5 for
@@ -193,6 +206,7 @@ mod tests {
                 members: vec![MemberKey {
                     token: Token(1),
                     incarnation: Incarnation(2),
+                    seated: true,
                     session: SessionPublic([2; 33]),
                 }],
             },

@@ -379,7 +379,8 @@ impl Gate {
     ) -> Result<(), Refusal> {
         let mono_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         let verdict = self.read(|s| judge(s, Now { mono_ms, wall_ms }, from, head, own_log_id));
-        if let Err(Refusal::Behind { .. }) = verdict {
+        // both mean that the chain shows more than we have read
+        if let Err(Refusal::Behind { .. } | Refusal::Unconfirmed { .. }) = verdict {
             self.behind.notify_one();
         }
         verdict

@@ -74,7 +74,7 @@ pub enum AlarmKind {
     ForeignAuthor,
     /// A roster of an older block than the one in force.
     RosterWentBack,
-    /// A roster that is empty or not ascending.
+    /// A roster that is empty, not ascending, or not the one that its hash names.
     BadRoster,
     /// The counter is at its highest value.
     CounterFull,
@@ -260,7 +260,9 @@ impl State {
             .iter()
             .zip(members.iter().skip(1))
             .all(|(a, b)| a.token < b.token);
-        if members.is_empty() || !ascending {
+        // the gate compared the hash with its own view of the chain: the list must be the one that was hashed
+        let honest = MemberKey::roster_hash(members) == roster_hash;
+        if members.is_empty() || !ascending || !honest {
             return Err(AlarmKind::BadRoster);
         }
         if self
@@ -332,15 +334,17 @@ mod tests {
         let key = |t: &u64| MemberKey {
             token: Token(*t),
             incarnation: Incarnation(1),
+            seated: true,
             session: SessionPublic([2; 33]),
         };
+        let members: Vec<MemberKey> = tokens.iter().map(key).collect();
         Body::Members {
             block: BlockRef {
                 number,
                 ..BlockRef::default()
             },
-            roster_hash: Hash([1; 32]),
-            members: tokens.iter().map(key).collect(),
+            roster_hash: MemberKey::roster_hash(&members),
+            members,
         }
     }
 

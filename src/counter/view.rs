@@ -80,6 +80,9 @@ impl View {
             ServerState::Leader => Role::Leader,
             ServerState::Shutdown => Role::Stopped,
         };
+        // who leads alone is its own quorum, and nobody acknowledges it
+        let alone = metrics.membership_config.voter_ids().count() == 1;
+        let acknowledged = metrics.last_quorum_acked.map(|at| millis(at.elapsed()));
         Self {
             position: position(sight.durable),
             committed: outside(metrics.local_committed),
@@ -87,7 +90,11 @@ impl View {
             role,
             raft_term: metrics.current_term,
             engine_leader: metrics.current_leader.map(Token),
-            quorum_ack_age_ms: metrics.last_quorum_acked.map(|at| millis(at.elapsed())),
+            quorum_ack_age_ms: if alone && role == Role::Leader {
+                Some(0)
+            } else {
+                acknowledged
+            },
             born: metrics.last_log_index.is_some(),
             append_age_ms: sight.last_append.map(|at| millis(at.elapsed())),
             fault,

@@ -14,6 +14,7 @@ use synod_chain::Wallet;
 use synod_cluster::Health;
 use synod_counter::{Body, Engine, Gate, Outcome, ProposeError, TermRecord};
 use synod_wire::Address;
+use synod_wire::message::Role;
 
 /// An increment that is not applied by then is answered with "unknown".
 const INCREMENT_DEADLINE: Duration = Duration::from_secs(5);
@@ -82,7 +83,7 @@ impl NodeBackend {
         types::Chain {
             chain_id: self.config.chain_id,
             contract: self.config.contract.to_string(),
-            rpc: self.config.rpc.clone(),
+            rpc: self.config.rpc_shown(),
             block: facts.view.as_ref().map(|view| view.block.number),
             reachable: facts.view.is_some() && facts.chain_trouble.is_none(),
             why: facts.chain_trouble.clone(),
@@ -92,6 +93,9 @@ impl NodeBackend {
     /// Metrics show what `/status` shows: told from the same facts at the same moment.
     fn show(&self, facts: &Facts) {
         let engine = self.late.get().map(|late| &late.engine);
+        if let Some(late) = self.late.get() {
+            self.metrics.show_gate(late.gate.refusals());
+        }
         let value = engine.map_or(0, |engine| engine.with_state(|state| state.value));
         self.metrics.show(|shown| {
             shown.counter_value = value;
@@ -198,7 +202,6 @@ impl Backend for NodeBackend {
                 wallet_address: m.wallet.to_string(),
                 incarnation: m.incarnation.0,
                 seated: m.seated,
-                voter: m.seated,
                 state: state(own, peer).to_owned(),
                 muted: if own {
                     facts.muted
@@ -212,7 +215,12 @@ impl Backend for NodeBackend {
                 },
                 endpoint: m.endpoint.clone(),
                 last_heard_ms: peer.and_then(|peer| peer.age_ms),
-                is_leader: facts.leader == Some(m.token),
+                is_leader: if own {
+                    facts.in_office
+                } else {
+                    facts.leader == Some(m.token)
+                        && beat.is_some_and(|beat| beat.role == Role::Leader)
+                },
             }
         };
         let members: Vec<types::Member> = view
@@ -230,7 +238,7 @@ impl Backend for NodeBackend {
 
     fn readable(&self) -> Result<(), String> {
         let facts = self.board.read();
-        if facts.muted {
+        if self.late.get().is_none() || facts.muted {
             Err(facts.summary)
         } else {
             Ok(())

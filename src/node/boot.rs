@@ -127,7 +127,7 @@ pub async fn connect(config: &Config, board: &Board) -> Result<Chain, BootError>
 fn rpc_missing(config: &Config, why: &ChainError) -> Missing {
     Missing {
         what: "RPC endpoint",
-        expected: format!("answers at {}", config.rpc),
+        expected: format!("answers at {}", config.rpc_shown()),
         found: why.to_string(),
         remedy: "start the chain, or correct --rpc".to_owned(),
     }

@@ -75,6 +75,11 @@ impl Config {
         ClusterId::of(self.chain_id, self.contract)
     }
 
+    /// Scheme, host and port of the endpoint: its path may hold a key.
+    pub fn rpc_shown(&self) -> String {
+        shown(&self.rpc)
+    }
+
     /// `args` win over `env`; `env` is asked for the names of [`SOURCES`] only.
     pub fn resolve(args: &Said, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
         let mut r = Resolver {
@@ -118,8 +123,26 @@ pub const SOURCES: &[(&str, &str, Option<&str>)] = &[
     ("heartbeat-timeout", "DS_HEARTBEAT_TIMEOUT", Some("")),
     ("election-timeout", "DS_ELECTION_TIMEOUT", Some("")),
     ("multicast-retries", "DS_MULTICAST_RETRIES", Some("")),
+    ("message-retry-count", "DS_MESSAGE_RETRY_COUNT", Some("")),
+    ("message-retry-delay", "DS_MESSAGE_RETRY_DELAY", Some("")),
+    ("gossip-interval", "DS_GOSSIP_INTERVAL", Some("")),
+    ("initial-credits", "DS_INITIAL_CREDITS", Some("")),
     ("log-level", "DS_LOG_LEVEL", Some("info")),
 ];
+
+/// How it is said on the command line.
+fn option(name: &str) -> String {
+    if name == "token" {
+        "N (the token id behind `synod node`)".to_owned()
+    } else {
+        format!("--{name}")
+    }
+}
+
+fn shown(rpc: &str) -> String {
+    reqwest::Url::parse(rpc)
+        .map_or_else(|_| "?".to_owned(), |url| url.origin().ascii_serialization())
+}
 
 struct Resolver<'a> {
     args: &'a Said,
@@ -153,7 +176,7 @@ impl Resolver<'_> {
         let base = self.number("udp-port-base", "a port number", 1..=65_535);
         let by_id = |start: u64| Some(token?.saturating_add(start));
         let http_port = self.port("http-port", by_id(8_080));
-        let udp_port = self.port("udp-port", by_id(base?));
+        let udp_port = self.port("udp-port", base.and_then(by_id));
         let link_port = self.port("link-port", udp_port.map(u64::from));
         let timing = self.timing();
         let socket = self
@@ -163,7 +186,8 @@ impl Resolver<'_> {
         let names = self.optional("http-names").map_or(Vec::new(), |v| {
             v.text.split(',').map(|n| n.trim().to_owned()).collect()
         });
-        let log_level = self.value("log-level")?.text.to_lowercase();
+        let log_level = self.log_level();
+        self.check_what_comes_later();
         let host = host?;
         Some(Config {
             token: Token(token?),
@@ -180,7 +204,7 @@ impl Resolver<'_> {
             group: group?,
             interface: interface?,
             timing: timing?,
-            log_level,
+            log_level: log_level?,
             origins: Vec::new(),
         })
     }
@@ -194,7 +218,7 @@ impl Resolver<'_> {
             .get(name)
             .map(|text| Value {
                 text: text.clone(),
-                origin: format!("--{name}"),
+                origin: option(name),
             })
             .or_else(|| {
                 (self.env)(variable).map(|text| Value {
@@ -210,16 +234,22 @@ impl Resolver<'_> {
             });
         match found {
             Some(value) => {
+                let text = if name == "rpc" {
+                    shown(&value.text)
+                } else {
+                    value.text.clone()
+                };
                 self.origins
-                    .push((name.to_owned(), value.text.clone(), value.origin.clone()));
+                    .push((name.to_owned(), text, value.origin.clone()));
                 Some(value)
             }
             None => {
+                let option = option(name);
                 self.faults.push(Fault {
-                    origin: format!("--{name}"),
+                    origin: option.clone(),
                     expected: "a value".to_owned(),
-                    found: "nothing".to_owned(),
-                    remedy: format!("give --{name} or set {variable}"),
+                    found: String::new(),
+                    remedy: format!("give {option} or set {variable}"),
                 });
                 None
             }
@@ -296,15 +326,46 @@ impl Resolver<'_> {
         port
     }
 
+    fn log_level(&mut self) -> Option<String> {
+        let value = self.value("log-level")?;
+        match value.text.to_lowercase().as_str() {
+            "warning" => Some("warn".to_owned()),
+            level @ ("error" | "warn" | "info" | "debug" | "trace") => Some(level.to_owned()),
+            _ => {
+                self.fault(
+                    &value,
+                    "error, warn, info, debug or trace",
+                    "correct the value",
+                );
+                None
+            }
+        }
+    }
+
+    /// Variables of the prototype whose feature comes with the trades: malformed ones are named today.
+    fn check_what_comes_later(&mut self) {
+        for name in ["message-retry-delay", "gossip-interval"] {
+            self.seconds(name);
+        }
+        for name in ["message-retry-count", "initial-credits"] {
+            if let Some(value) = self.optional(name)
+                && value.text.parse::<u32>().is_err()
+            {
+                self.fault(&value, "a whole number", "correct the value");
+            }
+        }
+    }
+
     fn rpc(&mut self) -> Option<String> {
         let value = self.value("rpc")?;
-        if value.text.starts_with("http://") && value.text.len() > 7 {
+        let url = reqwest::Url::parse(&value.text).ok();
+        if url.is_some_and(|url| url.scheme() == "http" && url.has_host()) {
             return Some(value.text);
         }
         self.fault(
             &value,
             "an http:// URL",
-            "https RPC comes with the production container (feature tls)",
+            "https comes with the Container issue; use an endpoint on a trusted path",
         );
         None
     }
@@ -354,7 +415,7 @@ impl Resolver<'_> {
                     "lan or seed",
                     "choose one of the two timing profiles",
                 );
-                return None;
+                Timing::lan()
             }
         };
         if let Some(interval) = self.seconds("heartbeat-interval") {

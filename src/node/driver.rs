@@ -13,7 +13,7 @@ use crate::udp::{Datagram, Udp};
 use crate::watcher::Sight;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use synod_cluster::{Cluster, Effect, EngineFacts, Event, Mute, Notice};
+use synod_cluster::{Cluster, Effect, EngineFacts, Event, Health, Mute, Notice};
 use synod_counter::{Engine, Gate, Role as EngineRole};
 use synod_wire::seal::{Opener, Refused, Sealer, Windows};
 use synod_wire::{ChainView, Message, Token};
@@ -21,6 +21,9 @@ use tokio::sync::{Notify, mpsc, watch};
 
 /// How often the facts for people are renewed.
 const PUBLISH_EVERY_MS: u64 = 50;
+
+/// A frame that does not verify may make us read the chain this often, and no oftener.
+const STRANGER_LOOK_MS: u64 = 300;
 
 /// Why the loop ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +54,7 @@ pub struct Driver {
     pub(crate) look: Arc<Notify>,
     pub(crate) view: ChainView,
     pub(crate) published_at: u64,
+    pub(crate) stranger_look_at: u64,
 }
 
 /// Where events come from.
@@ -139,8 +143,12 @@ impl Driver {
             Err(Refused::NotForMe { token, .. }) if token == self.config.token => {} // our own multicast
             Err(why) => {
                 self.metrics.frame_refused(why.label());
+                // a stranger's datagram costs us a look now and then
+                let now = self.clock.now_ms();
+                let due = now >= self.stranger_look_at;
                 let newer = matches!(&why, Refused::OtherIncarnation { expected, found, .. } if found > expected);
-                if newer || matches!(why, Refused::UnknownSender { .. }) {
+                if due && (newer || matches!(why, Refused::UnknownSender { .. })) {
+                    self.stranger_look_at = now + STRANGER_LOOK_MS;
                     self.look.notify_one();
                 }
                 tracing::debug!("{why}");
@@ -166,7 +174,8 @@ impl Driver {
     /// The contract was read.
     fn see(&mut self, view: ChainView) -> Option<Ended> {
         self.board.update(|facts| facts.chain_trouble = None);
-        if view.block.number < self.membership.view.block.number {
+        // an endpoint that goes back shows yesterday's sessions
+        if view.block.number < self.view.block.number {
             return None;
         }
         if let Some(reason) = self.fenced(&view) {
@@ -233,9 +242,11 @@ impl Driver {
                 until_ms: p.until_ms,
             });
         });
+        let may_vote = self.cluster.mute().may_vote();
         self.engine.claim(
             self.cluster
                 .won()
+                .filter(|_| may_vote)
                 .map(|term| (term, self.view.block.number)),
         );
     }
@@ -389,6 +400,26 @@ impl Driver {
             let text = "registered after the log was born, so not seated: joining a running cluster comes with the \
                         Trade spine issue; until then this node only takes part in the next cluster";
             return (Phase::Joining, text.to_owned());
+        }
+        let alive = 1 + self
+            .cluster
+            .peers()
+            .filter(|(_, health, _, _)| *health != Health::Failed)
+            .count() as u64;
+        let quorum = self.view.quorum();
+        if alive < quorum && self.view.elected_block != 0 {
+            let seated = self.view.seated_count;
+            let text = format!(
+                "hears {alive} of {seated} members, itself included; {quorum} are needed to write or to elect: restart the others"
+            );
+            return (
+                if muted {
+                    Phase::Joining
+                } else {
+                    Phase::Serving
+                },
+                text,
+            );
         }
         if muted {
             let text = "restarted and muted: takes the leader's appends, does not vote, sign or answer reads yet";

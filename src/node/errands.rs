@@ -173,6 +173,15 @@ impl Errands {
         {
             return;
         }
+        let newer = |state: &synod_counter::State| {
+            state
+                .members
+                .as_ref()
+                .is_some_and(|m| m.block.number > view.block.number)
+        };
+        if self.engine.with_state(newer) {
+            return;
+        }
         let members = view
             .members
             .iter()
@@ -180,6 +189,7 @@ impl Errands {
             .map(|m| MemberKey {
                 token: m.token,
                 incarnation: m.incarnation,
+                seated: m.seated,
                 session: m.session,
             })
             .collect();

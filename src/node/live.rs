@@ -80,6 +80,8 @@ pub(crate) async fn live(
     let (links, frames) = open_links(listener, me, &identity, Arc::clone(&book), engine.clone())?;
     courier.connect(links.clone());
     let wallet = Arc::clone(&identity.wallet);
+    // before anything can be read: what was on the disk may be old
+    board.update(|facts| facts.muted = membership.restarted);
     backend.connect(
         engine.clone(),
         links.clone(),
@@ -120,6 +122,7 @@ pub(crate) async fn live(
         windows: Windows::default(),
         view: membership.view.clone(),
         published_at: 0,
+        stranger_look_at: 0,
         config,
         identity,
         membership,

@@ -103,9 +103,9 @@ impl Metrics {
         raise(&self.numbers.refused, reason);
     }
 
-    /// One of our own gates said no.
-    pub fn gate_refused(&self, reason: &'static str) {
-        raise(&self.numbers.gate_refusals, reason);
+    /// What the gate before the engine has refused so far, by reason.
+    pub fn show_gate(&self, refusals: BTreeMap<&'static str, u64>) {
+        *lock(&self.numbers.gate_refusals) = refusals;
     }
 
     /// Tell a gauge.
@@ -364,7 +364,7 @@ mod tests {
         metrics.frame_sent(Kind::Heartbeat);
         metrics.frame_received(Kind::BallotRefused);
         metrics.frame_refused("not a frame");
-        metrics.gate_refused("muted");
+        metrics.show_gate(BTreeMap::from([("muted", 1)]));
         metrics.show(|shown| {
             shown.term = 7;
             shown.muted = true;

@@ -131,7 +131,8 @@ async fn open_doors(config: &Config) -> Result<Doors, Faults> {
         taken("link-port", config.link.to_string(), why.to_string());
     }
     if let Err(why) = &udp {
-        taken("udp-port", config.udp.to_string(), why.to_string());
+        let both = format!("{} and the group {}", config.udp, config.group);
+        taken("udp-port or --multicast-port", both, why.to_string());
     }
     match (http, links, udp) {
         (Ok(http), Ok(links), Ok(udp)) => Ok(Doors {

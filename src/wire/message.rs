@@ -4,7 +4,7 @@
 
 use crate::ballot::{Anchor, Ballot};
 use crate::bytes::{BadBytes, Reader, Writer};
-use crate::ids::{Hash, LogPosition, Term, Token};
+use crate::ids::{LogPosition, Term, Token};
 
 /// Members that a JOIN_RESPONSE names at the most: a frame stays under 1,200 bytes.
 pub const MEMBERS_MAX: usize = 64;
@@ -38,9 +38,7 @@ pub enum Message {
     Coordinator {
         /// Since this term.
         term: Term,
-        /// The election's transaction.
-        tx: Hash,
-        /// Its block.
+        /// The election's block.
         block: u64,
     },
     /// Will you sign this ballot for me?
@@ -238,7 +236,7 @@ impl Message {
             Self::Election { term, position: at } | Self::Ok { term, position: at } => {
                 position(w.u64(term.0), *at)
             }
-            Self::Coordinator { term, tx, block } => w.u64(term.0).fixed(&tx.0).u64(*block),
+            Self::Coordinator { term, block } => w.u64(term.0).u64(*block),
             Self::BallotRequest {
                 ballot: b,
                 position: at,
@@ -298,7 +296,6 @@ fn read(kind: Kind, r: &mut Reader<'_>) -> Result<Message, BadBytes> {
         },
         Kind::Coordinator => Message::Coordinator {
             term: Term(r.u64("term")?),
-            tx: r.hash("tx")?,
             block: r.u64("block")?,
         },
         Kind::BallotRequest => Message::BallotRequest {

@@ -87,13 +87,21 @@ impl ChainView {
     /// state, whatever the block. SHA-256("synod/roster/v1" ‖ 0 ‖ per active member: token, incarnation,
     /// seated, session key), numbers big-endian.
     pub fn roster_hash(&self) -> Hash {
-        let mut digest = Sha256::new().chain_update(b"synod/roster/v1\0");
-        for m in self.members.iter().filter(|m| m.active) {
-            digest.update(m.token.0.to_be_bytes());
-            digest.update(m.incarnation.0.to_be_bytes());
-            digest.update([u8::from(m.seated)]);
-            digest.update(m.session.0);
-        }
-        Hash(digest.finalize().into())
+        let active = self.members.iter().filter(|m| m.active);
+        roster_hash(active.map(|m| (m.token, m.incarnation, m.seated, m.session)))
     }
+}
+
+/// As [`ChainView::roster_hash`], from the log's list: what ties a `Members` entry's list to its hash.
+pub fn roster_hash(
+    members: impl Iterator<Item = (Token, Incarnation, bool, SessionPublic)>,
+) -> Hash {
+    let mut digest = Sha256::new().chain_update(b"synod/roster/v1\0");
+    for (token, incarnation, seated, session) in members {
+        digest.update(token.0.to_be_bytes());
+        digest.update(incarnation.0.to_be_bytes());
+        digest.update([u8::from(seated)]);
+        digest.update(session.0);
+    }
+    Hash(digest.finalize().into())
 }

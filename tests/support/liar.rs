@@ -161,6 +161,7 @@ impl Liar {
     pub fn usurp(&self, term: Term) {
         let me = self.config.token;
         self.gate.update(|standing| {
+            standing.mute = synod_counter::Mute::Unmuted;
             standing.term = term;
             standing.leader = Some(me);
         });

@@ -263,8 +263,7 @@ impl World {
     }
 
     pub async fn get(&self, id: u64, path: &str) -> Result<Value> {
-        let url = format!("http://127.0.0.1:{}{path}", self.node(id).http);
-        Ok(client().get(url).send().await?.json().await?)
+        ask(self.node(id).http, path).await
     }
 
     pub async fn status(&self, id: u64) -> Result<Value> {
@@ -389,6 +388,12 @@ impl Drop for Node {
             let _ = child.wait();
         }
     }
+}
+
+/// GET from a node on this machine.
+pub async fn ask(port: u16, path: &str) -> Result<Value> {
+    let url = format!("http://127.0.0.1:{port}{path}");
+    Ok(client().get(url).send().await?.json().await?)
 }
 
 fn client() -> reqwest::Client {

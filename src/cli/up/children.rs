@@ -15,7 +15,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(4);
 const TAIL_LINES: usize = 3;
 
 pub(crate) struct Children {
-    nodes: Vec<(u64, Child, PathBuf)>,
+    /// Its number, its process, its log, and the words that start it by hand.
+    nodes: Vec<(u64, Child, PathBuf, Vec<String>)>,
     reported: BTreeSet<u64>,
 }
 
@@ -28,16 +29,23 @@ impl Children {
             std::fs::create_dir_all(&home)?;
             let log = home.join("node.log");
             let file = File::options().create(true).append(true).open(&log)?;
+            let arguments = arguments(plan, node, &home, world);
+            let supervised = ["--supervised-by".to_owned(), std::process::id().to_string()];
             let child = Command::new(&program)
-                .args(arguments(plan, node, &home, world))
+                .args(arguments.iter().chain(&supervised))
                 .env_clear()
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::from(file))
+                // Ctrl-C at a terminal goes to the whole group: the children are to hear of it from us, once
+                .process_group(0)
                 .kill_on_drop(true)
                 .spawn()
                 .with_context(|| format!("starting node {node}"))?;
-            nodes.push((node, child, log));
+            let again = std::iter::once(program.display().to_string())
+                .chain(arguments)
+                .collect();
+            nodes.push((node, child, log, again));
         }
         Ok(Self {
             nodes,
@@ -47,7 +55,7 @@ impl Children {
 
     /// How this node ended, if it has.
     pub(crate) fn died(&mut self, node: u64) -> anyhow::Result<Option<String>> {
-        let Some((_, child, log)) = self.nodes.iter_mut().find(|(n, _, _)| *n == node) else {
+        let Some((_, child, log, again)) = self.nodes.iter_mut().find(|(n, ..)| *n == node) else {
             return Ok(None);
         };
         let Some(status) = child.try_wait()? else {
@@ -56,9 +64,10 @@ impl Children {
         let text = std::fs::read_to_string(&*log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n  ");
+        let again = again.join(" ");
+        let log = log.display();
         Ok(Some(format!(
-            "{status}; the end of {}:\n  {tail}",
-            log.display()
+            "{status}; bring it back with\n  {again}\nthe end of {log}:\n  {tail}"
         )))
     }
 
@@ -69,7 +78,7 @@ impl Children {
 
     /// SIGTERM, then a deadline, then SIGKILL.
     pub(crate) async fn stop(&mut self) {
-        for (_, child, _) in &self.nodes {
+        for (_, child, ..) in &self.nodes {
             if let Some(pid) = child
                 .id()
                 .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
@@ -78,7 +87,7 @@ impl Children {
                 let _ = kill_process(pid, Signal::TERM);
             }
         }
-        for (_, child, _) in &mut self.nodes {
+        for (_, child, ..) in &mut self.nodes {
             if tokio::time::timeout(STOP_WITHIN, child.wait())
                 .await
                 .is_err()
@@ -95,7 +104,6 @@ fn arguments(plan: &Plan, node: u64, home: &Path, world: &World) -> Vec<String> 
     [
         ("node", None),
         ("", Some(node.to_string())),
-        ("--supervised-by", Some(std::process::id().to_string())),
         ("--dstack-socket", Some(text(&world.socket(node)))),
         ("--rpc", Some(format!("http://127.0.0.1:{}", plan.rpc_port))),
         ("--contract", Some(world.contract.to_string())),

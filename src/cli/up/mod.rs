@@ -10,7 +10,9 @@ use anyhow::Context;
 use children::Children;
 use clap::{Arg, ArgMatches, Command};
 use doorway::Doorway;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,6 +109,20 @@ impl Plan {
                 faults.push(format!("--{name} {base}: leaves no room for {last} ports"));
             }
         }
+        let http = u64::from(http_base)..u64::from(http_base) + last;
+        let udp = u64::from(udp_base) + 1..u64::from(udp_base) + 1 + last;
+        let rpc = u64::from(rpc_port);
+        if http.contains(&rpc) || udp.contains(&rpc) || http.start < udp.end && udp.start < http.end
+        {
+            faults.push(format!(
+                "ports overlap: APIs {}-{}, frames and links {}-{}, chain {rpc}; move one with --base-http-port, \
+                 --udp-port-base or --rpc-port",
+                http.start,
+                http.end - 1,
+                udp.start,
+                udp.end - 1
+            ));
+        }
         anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n       "));
         let (profile, log_level) = (text("profile"), text("log-level"));
         Ok(Self {
@@ -141,6 +157,7 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
         .or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned()))
         .context("no data directory")?;
     std::fs::create_dir_all(&dir).with_context(|| format!("data directory {}", dir.display()))?;
+    std::fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
     // the children are told to die with the thread that made them: this one, which lives as long as the process
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -148,6 +165,12 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
         .build()?;
     let ended = runtime.block_on(up(&plan, &dir));
     runtime.shutdown_timeout(Duration::from_millis(500));
+    if ended.is_err()
+        && let Some(temporary) = temporary
+    {
+        // the message names log files in it
+        say(&format!("kept        {}", temporary.keep().display()));
+    }
     ended
 }
 
@@ -187,7 +210,9 @@ async fn attend(
     let doorway = Doorway::new()?;
     let mut said = String::new();
     let mut led = false;
+    let mut registered = 0;
     loop {
+        let mut ready = 0;
         let mut line = String::new();
         for node in 1..=plan.nodes {
             if let Some(death) = children.died(node)? {
@@ -203,12 +228,20 @@ async fn attend(
             if status.phase == "waiting_for_adoption" {
                 world.adopt(node, &status).await?;
             }
+            ready += u64::from(["serving", "joining"].contains(&status.phase.as_str()));
             if status.is_leader {
                 line = format!(
                     "term {}: node {node} leads, counter {}",
                     status.term, status.counter_value
                 );
             }
+        }
+        if !led && ready > registered {
+            registered = ready;
+            say(&format!(
+                "nodes       {registered} of {} registered",
+                plan.nodes
+            ));
         }
         if !line.is_empty() && !led {
             led = true;
@@ -242,7 +275,9 @@ async fn attend(
 fn ports_free(plan: &Plan) -> anyhow::Result<()> {
     let mut taken = Vec::new();
     let mut try_port = |option: &str, port: u16| {
-        if let Err(why) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+        let tcp = std::net::TcpListener::bind(("127.0.0.1", port)).map(drop);
+        let udp = std::net::UdpSocket::bind(("127.0.0.1", port)).map(drop);
+        if let Err(why) = tcp.and(udp) {
             taken.push(format!(
                 "port {port}: {why}; stop the process that holds it, or move it with --{option}"
             ));

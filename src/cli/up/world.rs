@@ -7,8 +7,9 @@ use super::doorway::Status;
 use anyhow::Context;
 use dstack_simulator::{DEVELOPMENT_COMPOSE, InstanceConfig};
 use rand_core::{OsRng, RngCore};
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,7 +137,14 @@ fn kept_seed(path: &Path) -> anyhow::Result<[u8; 32]> {
     }
     let mut seed = [0; 32];
     OsRng.try_fill_bytes(&mut seed)?;
-    std::fs::write(path, seed)?;
+    // every wallet of this world follows from it
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(&seed)?;
+    file.sync_all()?;
     Ok(seed)
 }
 

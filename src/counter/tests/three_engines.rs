@@ -12,7 +12,6 @@ use synod_wire::{Address, BlockRef, ClusterId, Hash, Incarnation, SessionPublic,
 use tempfile::TempDir;
 
 const CLUSTER: ClusterId = ClusterId(Hash([1; 32]));
-const ROSTER: Hash = Hash([5; 32]);
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// All links: who is where with which incarnation, and which links are cut.
@@ -142,10 +141,11 @@ impl World {
         );
         assert_eq!(world.term_start().await, Outcome::TermStarted(true));
         for node in world.nodes.values() {
-            node.gate.update(|s| s.confirmed_rosters.push_back(ROSTER));
+            node.gate
+                .update(|s| s.confirmed_rosters.push_back(roster(1).1));
         }
         assert_eq!(
-            world.propose(1, roster(ROSTER)).await.unwrap().outcome,
+            world.propose(1, roster(1).0).await.unwrap().outcome,
             Outcome::Members
         );
         world
@@ -311,20 +311,25 @@ fn start_of(term: u64, leader: u64) -> Body {
     }
 }
 
-fn roster(roster_hash: Hash) -> Body {
+/// Who is a member, each in this incarnation; and its hash.
+fn roster(incarnation: u64) -> (Body, Hash) {
     let member = |t| MemberKey {
         token: Token(t),
-        incarnation: Incarnation(1),
+        incarnation: Incarnation(incarnation),
+        seated: true,
         session: SessionPublic([2; 33]),
     };
-    Body::Members {
+    let members: Vec<MemberKey> = (1..=3).map(member).collect();
+    let roster_hash = MemberKey::roster_hash(&members);
+    let body = Body::Members {
         block: BlockRef {
             number: 1,
             ..BlockRef::default()
         },
         roster_hash,
-        members: (1..=3).map(member).collect(),
-    }
+        members,
+    };
+    (body, roster_hash)
 }
 
 fn copy(from: &Path) -> TempDir {
@@ -560,8 +565,7 @@ async fn an_empty_disk_is_repaired_after_readmission() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_roster_that_the_followers_chains_do_not_show_rests_until_they_do() {
     let world = World::born().await;
-    let lie = Hash([66; 32]);
-    let body = roster(lie);
+    let (body, lie) = roster(66);
     let refused = world.engine(1).propose(body, Duration::from_secs(1)).await;
     assert!(
         matches!(refused, Err(ProposeError::Unknown { .. })),
@@ -572,7 +576,7 @@ async fn a_roster_that_the_followers_chains_do_not_show_rests_until_they_do() {
         assert_eq!(
             node.engine
                 .with_state(|s| s.members.as_ref().map(|m| m.roster_hash)),
-            Some(ROSTER)
+            Some(roster(1).1)
         );
     }
     world.nodes[&2]

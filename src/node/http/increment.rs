@@ -6,7 +6,7 @@ use super::{Shared, types};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 /// The prototype's words; clients compare them.
@@ -48,7 +48,17 @@ pub enum IncrementRefused {
 pub(super) async fn add(
     State(backend): State<Shared>,
     query: Result<Query<types::IncrementQuery>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<Json<types::Incremented>, Problem> {
+    if headers.contains_key("idempotency-key") {
+        return Err(Problem::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "Idempotency keys are not implemented",
+        )
+        .detail(
+            "a retry would count twice; ask without the header, and after a 504 look at /log first",
+        ));
+    }
     let Query(query) = query.map_err(|why| {
         Problem::new(StatusCode::BAD_REQUEST, "Bad query")
             .detail(format!("expected no parameters, found {}", why.body_text()))

@@ -255,8 +255,6 @@ pub struct Member {
     pub incarnation: u64,
     /// Has a seat in the contract.
     pub seated: bool,
-    /// Voter of the log's engine.
-    pub voter: bool,
     /// `SELF`, `ALIVE`, `SUSPECTED`, `FAILED` or `UNKNOWN`.
     pub state: String,
     /// It says that it is muted.

@@ -124,7 +124,6 @@ pub fn one_of_each() -> Vec<Message> {
         },
         Message::Coordinator {
             term: Term(7),
-            tx: Hash([0xbb; 32]),
             block: 12,
         },
         Message::BallotRequest {
@@ -203,10 +202,9 @@ pub fn messages() -> impl Strategy<Value = Message> {
             term: Term(term),
             position
         }),
-        (any::<u64>(), any::<[u8; 32]>(), any::<u64>()).prop_map(|(term, tx, block)| {
+        (any::<u64>(), any::<u64>()).prop_map(|(term, block)| {
             Message::Coordinator {
                 term: Term(term),
-                tx: Hash(tx),
                 block,
             }
         }),
