@@ -59,7 +59,8 @@ pub struct Receipt {
     pub status: U64,
     /// Gas that was paid.
     pub gas_used: U64,
-    /// Made by it.
+    /// Made by it; only `operator::deploy` makes any.
+    #[cfg(feature = "operator")]
     pub contract_address: Option<alloy::primitives::Address>,
     /// Said by it.
     pub logs: Vec<Log>,
