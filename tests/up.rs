@@ -6,6 +6,7 @@ mod support;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::{SYNOD, eventually, free_port};
@@ -59,6 +60,7 @@ impl Up {
                 "--multicast-port",
                 &free_port().to_string(),
             ])
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(dir.path().join("out"))?)
             .stderr(std::fs::File::create(dir.path().join("err"))?)
@@ -153,11 +155,12 @@ async fn up_keeps_keys_apart_and_leaves_cleanly() -> Result<()> {
         }
     }
     let pid = rustix::process::Pid::from_child(&up.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    // as a terminal does upon Ctrl-C: to the whole group, of which the children must not be
+    rustix::process::kill_process_group(pid, rustix::process::Signal::INT)?;
     let status = up.child.wait()?;
     assert!(
         status.success(),
-        "SIGTERM leaves cleanly: {status}: {}",
+        "Ctrl-C leaves cleanly: {status}: {}",
         up.out()
     );
     for pid in children {
@@ -204,7 +207,7 @@ async fn up_alone_increments_and_a_kept_directory_goes_on() -> Result<()> {
         .await?;
     assert_eq!(answer["new_value"], 1, "{answer}");
     let pid = rustix::process::Pid::from_child(&up.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
     assert!(up.child.wait()?.success());
 
     std::fs::write(up.dir.path().join("out"), "")?;
