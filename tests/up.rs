@@ -142,6 +142,17 @@ async fn up_keeps_keys_apart_and_leaves_cleanly() -> Result<()> {
     assert_eq!(wallets.len(), 3, "one wallet per node");
     for pid in &children {
         let read = |what: &str| std::fs::read(format!("/proc/{pid}/{what}"));
+        // field 5 of stat (proc(5)): a terminal's Ctrl-C must reach a child through the supervisor only, once
+        let stat = String::from_utf8(read("stat")?)?;
+        let group = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.split(' ').nth(2));
+        assert_eq!(
+            group,
+            Some(pid.to_string().as_str()),
+            "a process group of its own: {stat}"
+        );
         assert!(
             read("environ")?.is_empty(),
             "a child's environment is empty"
