@@ -382,6 +382,10 @@ impl Cluster {
             Message::BallotRefused { term, reason, .. } => {
                 self.heard_ballot_refused(from, term, reason)
             }
+            // hand-over comes next; whoever asks for it today is only alive
+            Message::CallElection { .. } | Message::HandOver { .. } => {}
+            // the ledger's: here they only say that their sender lives
+            Message::TradeRequest(_) | Message::TradeConfirm(_) | Message::CausalAsk(_) => {}
         }
     }
 

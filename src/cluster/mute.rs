@@ -53,6 +53,8 @@ impl Cluster {
             term: self.highest_term(),
             position: self.engine.position,
             members: self.voters().into_iter().collect(),
+            // the ledger's; the driver puts it in
+            clock: synod_wire::Clock::default(),
         };
         self.send(Some(from), Message::JoinResponse(answer));
     }

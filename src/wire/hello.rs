@@ -121,7 +121,7 @@ impl Hello {
         if !key.verify(&digest(said), &signature) {
             return Err(HelloRefused::Signature { token });
         }
-        Ok(Authentic::vouch(token, incarnation, hello))
+        Ok(Authentic::vouch(token, incarnation, 0, hello))
     }
 
     fn read(said: &[u8]) -> Option<Self> {

@@ -33,14 +33,16 @@ pub const WINDOW_LEN: u64 = 128;
 pub struct Authentic<T> {
     from: Token,
     incarnation: Incarnation,
+    sequence: u64,
     value: T,
 }
 
 impl<T> Authentic<T> {
-    pub(crate) fn vouch(from: Token, incarnation: Incarnation, value: T) -> Self {
+    pub(crate) fn vouch(from: Token, incarnation: Incarnation, sequence: u64, value: T) -> Self {
         Self {
             from,
             incarnation,
+            sequence,
             value,
         }
     }
@@ -53,6 +55,11 @@ impl<T> Authentic<T> {
     /// In which incarnation.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// Its number on its channel in this incarnation; a hello has 0.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// What was said.
@@ -169,11 +176,13 @@ impl Refused {
 }
 
 /// Heartbeats and control frames count separately, so that a flood of one does not push the other
-/// out of its window.
+/// out of its window. Causal frames are ordered by their clocks and may come at any time, from anybody who holds
+/// them: they have no window, and saying one twice is no offence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Channel {
     Heartbeat,
     Control,
+    Causal,
 }
 
 fn channel(kind: Kind) -> Channel {
@@ -187,7 +196,11 @@ fn channel(kind: Kind) -> Channel {
         | Kind::Coordinator
         | Kind::BallotRequest
         | Kind::Ballot
-        | Kind::BallotRefused => Channel::Control,
+        | Kind::BallotRefused
+        | Kind::CausalAsk
+        | Kind::CallElection
+        | Kind::HandOver => Channel::Control,
+        Kind::TradeRequest | Kind::TradeConfirm => Channel::Causal,
     }
 }
 
@@ -213,20 +226,35 @@ impl Sealer {
     }
 
     /// One frame, for `to` or for all.
+    ///
+    /// A causal message is numbered by its clock and always for all, whatever `to` says.
     pub fn seal(&mut self, key: &SessionKey, to: Option<Token>, message: &Message) -> Vec<u8> {
-        let kind = message.kind();
-        let counter = match channel(kind) {
+        let counter = match channel(message.kind()) {
             Channel::Heartbeat => &mut self.heartbeats,
             Channel::Control => &mut self.controls,
+            Channel::Causal => {
+                let sequence = message.clock().map_or(0, |c| c.tick(self.me).sequence);
+                return self.frame(key, None, sequence, message);
+            }
         };
         let sequence = *counter;
         *counter += 1;
+        self.frame(key, to, sequence, message)
+    }
+
+    fn frame(
+        &self,
+        key: &SessionKey,
+        to: Option<Token>,
+        sequence: u64,
+        message: &Message,
+    ) -> Vec<u8> {
         let body = message.encode();
         let frame = Writer::new()
             .fixed(&MAGIC)
             .u8(VERSION)
             .u8(0)
-            .u8(kind as u8)
+            .u8(message.kind() as u8)
             .u8(0)
             .fixed(&self.cluster.0.0)
             .u64(self.me.0)
@@ -347,7 +375,8 @@ impl Opener {
             });
         }
         let channel = channel(frame.kind);
-        if !windows.is_fresh(token, channel, expected, frame.sequence) {
+        let windowed = channel != Channel::Causal;
+        if windowed && !windows.is_fresh(token, channel, expected, frame.sequence) {
             return Err(Refused::Replayed {
                 token,
                 sequence: frame.sequence,
@@ -358,8 +387,12 @@ impl Opener {
         }
         let message =
             Message::decode(frame.kind, frame.body).map_err(|why| Refused::Body { token, why })?;
-        windows.mark(token, channel, expected, frame.sequence);
-        Ok(Authentic::vouch(token, expected, message))
+        if windowed {
+            windows.mark(token, channel, expected, frame.sequence);
+        } else {
+            frame.check_causal(&message)?;
+        }
+        Ok(Authentic::vouch(token, expected, frame.sequence, message))
     }
 }
 
@@ -377,6 +410,24 @@ struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
+    /// A causal message is for all, and its clock names itself: else two clocks could stand under one number.
+    fn check_causal(&self, message: &Message) -> Result<(), Refused> {
+        let own = message.clock().map(|clock| clock.tick(self.sender));
+        let named = Some(crate::clock::Tick {
+            incarnation: self.incarnation,
+            sequence: self.sequence,
+        });
+        if self.to.0 == 0 && own == named {
+            return Ok(());
+        }
+        let why = BadBytes::Value {
+            field: "own clock entry",
+            found: own.map_or(0, |tick| tick.sequence),
+        };
+        let token = self.sender;
+        Err(Refused::Body { token, why })
+    }
+
     fn parse(datagram: &'a [u8]) -> Result<Self, Refused> {
         let length = Refused::Length {
             len: datagram.len(),
@@ -413,7 +464,7 @@ impl<'a> Frame<'a> {
         let number = r.u8("kind").map_err(short)?;
         let kind = Kind::from_number(number).ok_or(Some(Refused::Unspoken {
             field: "kind",
-            expected: Kind::BallotRefused as u8,
+            expected: Kind::HandOver as u8,
             found: number,
         }))?;
         let reserved = r.u8("reserved").map_err(short)?;
