@@ -303,6 +303,8 @@ impl Cluster {
             position: self.engine.position,
             committed: self.engine.committed,
             http: self.me.http.clone(),
+            // the shell's: it knows which datagrams arrive
+            unheard: Vec::new(),
         };
         self.send(None, Message::Heartbeat(beat));
     }

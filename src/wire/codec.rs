@@ -15,18 +15,15 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         let w = Writer::new();
         match self {
-            Self::Heartbeat(h) => position(
-                w.u8(h.role as u8).u8(h.muted.into()).u64(h.term.0),
-                h.position,
-            )
-            .u64(h.committed)
-            .text(&h.http),
+            Self::Heartbeat(h) => {
+                let w = w.u8(h.role as u8).u8(h.muted.into()).u64(h.term.0);
+                let w = position(w, h.position).u64(h.committed).text(&h.http);
+                members(w, &h.unheard)
+            }
             Self::Join(j) => w.fixed(&j.nonce).text(&j.http),
             Self::JoinResponse(j) => {
-                let known = &j.members[..j.members.len().min(MEMBERS_MAX)];
-                let w = position(w.fixed(&j.nonce).u64(j.term.0), j.position).u8(known.len() as u8);
-                let w = known.iter().fold(w, |w, token| w.u64(token.0));
-                j.clock.write(w)
+                let w = position(w.fixed(&j.nonce).u64(j.term.0), j.position);
+                j.clock.write(members(w, &j.members))
             }
             Self::Leave => w,
             Self::Election { term, position: at } | Self::Ok { term, position: at } => {
@@ -85,6 +82,7 @@ fn read(kind: Kind, r: &mut Reader<'_>) -> Result<Message, BadBytes> {
             position: read_position(r)?,
             committed: r.u64("committed")?,
             http: r.text("http")?,
+            unheard: read_members(r)?,
         }),
         Kind::Join => Message::Join(Join {
             nonce: r.fixed("nonce")?,
@@ -161,6 +159,13 @@ fn read_position(r: &mut Reader<'_>) -> Result<LogPosition, BadBytes> {
         raft_term: r.u64("raft term")?,
         index: r.u64("index")?,
     })
+}
+
+/// As many as may be named; the rest is left out.
+fn members(w: Writer, tokens: &[Token]) -> Writer {
+    let named = &tokens[..tokens.len().min(MEMBERS_MAX)];
+    let w = w.u8(u8::try_from(named.len()).unwrap_or(u8::MAX));
+    named.iter().fold(w, |w, token| w.u64(token.0))
 }
 
 fn ballot(w: Writer, b: &Ballot) -> Writer {

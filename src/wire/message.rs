@@ -140,6 +140,8 @@ pub struct Heartbeat {
     pub committed: u64,
     /// Where its API listens, `host:port`.
     pub http: String,
+    /// Members whose datagrams do not reach the sender: they reach it over the link. At most [`MEMBERS_MAX`].
+    pub unheard: Vec<Token>,
 }
 
 /// What a node is at this moment.
