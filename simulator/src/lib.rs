@@ -15,9 +15,11 @@ mod keys;
 mod pki;
 mod quote;
 mod server;
+mod shared;
 mod world;
 
 pub use server::{InstanceConfig, Running, ServeError, serve};
+pub use shared::SharedSecret;
 pub use world::{DEVELOPMENT_COMPOSE, World, WorldError};
 
 /// Version that `Version` answers: the guest agent surface that is imitated.
