@@ -239,12 +239,16 @@ impl Accounts {
 
     /// Members of the roster in force.
     pub fn sessions(&self) -> impl Iterator<Item = (Token, Session)> {
-        self.sessions.iter().map(|(token, session)| (*token, *session))
+        self.sessions
+            .iter()
+            .map(|(token, session)| (*token, *session))
     }
 
     /// How this trade ended, if it has.
     pub fn decision(&self, id: &TradeId) -> Option<&TradeRecord> {
-        self.decided.get(id).and_then(|place| self.trades.get(*place))
+        self.decided
+            .get(id)
+            .and_then(|place| self.trades.get(*place))
     }
 
     /// Every decided trade, in the log's order.

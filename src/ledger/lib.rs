@@ -6,16 +6,18 @@
 
 pub mod accounts;
 mod causal;
+mod machine;
 mod outbox;
 mod trades;
 
 pub use accounts::{Accounts, Decision, Judgement, Session, Settlement, TradeRecord, WrongTrade};
 pub use causal::{CausalStats, Refusal};
+pub use machine::Ledger;
 pub use outbox::{Intent, Wish};
 
 use std::sync::Arc;
 use synod_wire::message::CausalRange;
-use synod_wire::trade::{Reply, Side, TradeRefusal};
+use synod_wire::trade::Reply;
 use synod_wire::{
     Authentic, Clock, ClusterId, Incarnation, Message, Offer, SessionKey, Token, TradeId, Wh,
 };

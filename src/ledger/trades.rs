@@ -1,0 +1,1 @@
+//! Trades: offers, answers, and who settles them.
