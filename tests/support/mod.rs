@@ -3,8 +3,12 @@
 #![allow(dead_code)] // each test file uses its part
 #![allow(clippy::disallowed_methods)] // tests are the outside world: sockets, files, processes, clock
 
+pub mod anvil;
+pub mod lan;
 pub mod proxy;
+pub mod pty;
 
+use anvil::{Anvil, TestChain};
 use anyhow::{Context, Result, bail, ensure};
 use dstack_simulator::{DEVELOPMENT_COMPOSE, InstanceConfig};
 use proxy::Proxy;
@@ -34,8 +38,15 @@ pub struct World {
     pub nodes: Vec<Node>,
     direct_rpc: String,
     multicast_port: u16,
-    _devchain: synod_devchain::Running,
+    under: TestChain,
+    _chain: Running,
     _agents: dstack_simulator::Running,
+}
+
+/// The chain's process or task; it ends with the world.
+enum Running {
+    Instant(synod_devchain::Running),
+    Anvil(Anvil),
 }
 
 /// One node: how to start it, and its process while it runs.
@@ -50,17 +61,17 @@ pub struct Node {
 }
 
 impl World {
-    /// A world for `n` members, none of them running.
+    /// A world for `n` members, none of them running, on the chain that `SYNOD_TEST_CHAIN` names.
     pub async fn new(n: u64) -> Result<Self> {
+        Self::on(TestChain::chosen()?, n).await
+    }
+
+    /// The same on this chain.
+    pub async fn on(under: TestChain, n: u64) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("synod-test-").tempdir()?;
-        let devchain = synod_devchain::serve(synod_devchain::Settings {
-            bind: ([127, 0, 0, 1], 0).into(),
-            journal: None,
-            chain_id: DEV_CHAIN_ID,
-        })
-        .await?;
-        let direct_rpc = format!("http://{}", devchain.address());
-        let rpc = Proxy::start(devchain.address()).await?;
+        let running = Running::start(under, &dir.path().join("chain.log")).await?;
+        let direct_rpc = format!("http://{}", running.address());
+        let rpc = Proxy::start(running.address()).await?;
         let seed = [7; 32];
         let simulated = Arc::new(dstack_simulator::World::new(
             &seed,
@@ -104,7 +115,8 @@ impl World {
             nodes: Vec::new(),
             direct_rpc,
             multicast_port,
-            _devchain: devchain,
+            under,
+            _chain: running,
             _agents: agents,
         };
         world.nodes = (1..=n).map(|id| world.node_settings(id)).collect();
@@ -122,6 +134,12 @@ impl World {
         }
         world.leader(Duration::from_secs(20)).await?;
         Ok(world)
+    }
+
+    /// How long a transaction may wait for its block: nothing on the instant chain. A deadline of a test that waits
+    /// for n transactions in a row needs n of these on top.
+    pub fn block_time(&self) -> Duration {
+        self.under.block_time()
     }
 
     fn node_settings(&self, id: u64) -> Node {
@@ -377,6 +395,28 @@ impl World {
             )
         };
         self.nodes.iter().map(tail).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Running {
+    async fn start(under: TestChain, log: &std::path::Path) -> Result<Self> {
+        if under == TestChain::Anvil {
+            let program = Anvil::find().map_err(anyhow::Error::msg)?;
+            return Ok(Self::Anvil(Anvil::start(&program, log)?));
+        }
+        let settings = synod_devchain::Settings {
+            bind: ([127, 0, 0, 1], 0).into(),
+            journal: None,
+            chain_id: DEV_CHAIN_ID,
+        };
+        Ok(Self::Instant(synod_devchain::serve(settings).await?))
+    }
+
+    fn address(&self) -> std::net::SocketAddr {
+        match self {
+            Self::Instant(chain) => chain.address(),
+            Self::Anvil(anvil) => anvil.address(),
+        }
     }
 }
 
