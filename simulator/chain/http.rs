@@ -1,19 +1,20 @@
 //! HTTP/1.1 around the chain: bounded bodies, connections, waiting requests and patience.
 //!
 //! The keys here are public and any page in a browser can reach a loopback port, so a request that
-//! names another host or comes from a page (`Origin`) is refused.
+//! names another host or comes from a page (`Origin`) is refused. Beyond loopback the class door decides.
 
+use crate::door::{Door, Passage, turned_away};
 use crate::ledger::Ledger;
 use crate::rpc;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -33,7 +34,18 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Shared {
     /// The chain, one request at a time.
     pub ledger: Mutex<Ledger>,
+    /// For other machines; none is open until somebody opens it.
+    pub door: OnceLock<Door>,
     pending: Semaphore,
+}
+
+/// Whom a listener serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Programs on this machine: no key is needed.
+    Loopback,
+    /// Other machines, through the class door only.
+    Lan,
 }
 
 impl Shared {
@@ -41,13 +53,14 @@ impl Shared {
     pub fn new(ledger: Ledger) -> Self {
         Self {
             ledger: Mutex::new(ledger),
+            door: OnceLock::new(),
             pending: Semaphore::new(PENDING_MAX),
         }
     }
 }
 
 /// Accept until aborted; the connections end with it.
-pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+pub async fn accept(listener: TcpListener, shared: Arc<Shared>, reach: Reach) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -66,17 +79,17 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         while connections.try_join_next().is_some() {}
         let shared = Arc::clone(&shared);
         connections.spawn(async move {
-            serve(stream, shared).await;
+            serve(stream, shared, reach).await;
             drop(place);
         });
     }
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(stream: TcpStream, shared: Arc<Shared>, reach: Reach) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(respond(request, shared).await) }
+        async move { Ok::<_, Infallible>(respond(request, shared, reach).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -88,21 +101,78 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-async fn respond(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Full<Bytes>> {
-    if request.headers().contains_key(ORIGIN)
-        || !request.headers().get(HOST).is_some_and(is_loopback)
-    {
-        return text(
+async fn respond(
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+    reach: Reach,
+) -> Response<Full<Bytes>> {
+    if let Err(refused) = admit(&request, reach) {
+        return refused;
+    }
+    match page(&request, shared.door.get(), reach) {
+        Page::Chain => chain(request, shared).await,
+        Page::Answer(response) => response,
+    }
+}
+
+/// No web page; on loopback no other host name either (a page's own name may lead here by DNS rebinding). Beyond
+/// loopback the machine has whatever name the class uses, and a page does not know the key.
+fn admit(request: &Request<Incoming>, reach: Reach) -> Result<(), Response<Full<Bytes>>> {
+    let named = request.headers().get(HOST).is_some_and(is_loopback);
+    if request.headers().contains_key(ORIGIN) || (reach == Reach::Loopback && !named) {
+        return Err(text(
             StatusCode::FORBIDDEN,
             "development chain: only programs on this machine, not web pages or other host names",
-        );
+        ));
     }
-    if request.method() != Method::POST {
-        return text(
+    Ok(())
+}
+
+/// Where a request goes.
+enum Page {
+    /// JSON-RPC.
+    Chain,
+    /// Answered already.
+    Answer(Response<Full<Bytes>>),
+}
+
+fn page(request: &Request<Incoming>, door: Option<&Door>, reach: Reach) -> Page {
+    let path = request.uri().path();
+    let (path, world) = match (reach, door.map(|door| (door.passage(path), door.world()))) {
+        (Reach::Loopback, None) => (path, None),
+        (_, Some((Passage::Open(rest), world))) => (rest, Some(world)),
+        (Reach::Loopback, Some((Passage::Keyless(path), world))) => (path, Some(world)),
+        (_, Some((Passage::Wrong, _))) => return Page::Answer(closed("the key of another class")),
+        (Reach::Lan, Some((Passage::Keyless(_), _)) | None) => {
+            return Page::Answer(closed("none"));
+        }
+    };
+    match (request.method(), world) {
+        (&Method::POST, _) => Page::Chain,
+        (&Method::GET, Some(world)) if path == "/world" => {
+            Page::Answer(json(StatusCode::OK, world.to_owned()))
+        }
+        (_, None) => Page::Answer(text(
             StatusCode::METHOD_NOT_ALLOWED,
             "development chain: POST JSON-RPC here",
-        );
+        )),
+        (_, Some(_)) => Page::Answer(text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "development chain: POST JSON-RPC here, or GET /world",
+        )),
     }
+}
+
+/// Turned away; the connection ends, because the body behind it is not read.
+fn closed(found: &str) -> Response<Full<Bytes>> {
+    let mut response = json(StatusCode::UNAUTHORIZED, turned_away(found));
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+async fn chain(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Full<Bytes>> {
     let Ok(_place) = shared.pending.try_acquire() else {
         return text(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -141,13 +211,7 @@ async fn respond(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Fu
         rpc::answer(&mut ledger, now, &body).map(|answer| answer.to_string())
     });
     match answer.await {
-        Ok(Some(json)) => {
-            let mut response = Response::new(Full::new(Bytes::from(json)));
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
+        Ok(Some(answer)) => json(StatusCode::OK, answer),
         Ok(None) => Response::new(Full::default()),
         Err(_) => text(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -166,6 +230,15 @@ fn is_loopback(host: &HeaderValue) -> bool {
         .trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn json(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, why: &'static str) -> Response<Full<Bytes>> {

@@ -1,4 +1,5 @@
-//! Development chain: the real EVM (revm) behind JSON-RPC on a loopback port.
+//! Development chain: the real EVM (revm) behind JSON-RPC on a loopback port, and for a class on several
+//! machines on one named address of the network, behind a key (`door`).
 //!
 //! REAL EVM, NO CONSENSUS. One process decides what the chain is, the ten funded keys are public, and a
 //! journal is its only memory. Good for development, classrooms and tests; never beside real money.
@@ -8,6 +9,7 @@
 mod accounts;
 mod ask;
 mod block;
+mod door;
 mod evm;
 mod http;
 mod journal;
@@ -16,12 +18,13 @@ mod rpc;
 mod state;
 
 pub use accounts::{DEV_ADDRESSES, DEV_KEYS};
+pub use door::{Door, door_path};
 pub use journal::JournalError;
 
-use http::Shared;
+use http::{Reach, Shared};
 use ledger::Ledger;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -53,6 +56,18 @@ pub enum ServeError {
         /// What was asked for.
         found: SocketAddr,
     },
+    /// Not one address, or one that every machine has.
+    #[error(
+        "the class door listens on one named address of this machine, found {found}; name the address that the \
+         other machines reach, not 127.0.0.1, which is open to this machine as it is"
+    )]
+    NotNamed {
+        /// What was asked for.
+        found: SocketAddr,
+    },
+    /// It has a door already.
+    #[error("the class door is open already; this is a bug, please report it")]
+    OpenAlready,
     /// Somebody else is there.
     #[error("cannot listen on {address}: {source}; stop the program that has port {port} or choose another port", port = address.port())]
     Listen {
@@ -74,6 +89,7 @@ pub struct Running {
     address: SocketAddr,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
+    admitting: Option<JoinHandle<()>>,
 }
 
 /// Start the chain; it answers when this returns.
@@ -86,12 +102,7 @@ pub async fn serve(settings: Settings) -> Result<Running, ServeError> {
     if !bind.ip().is_loopback() {
         return Err(ServeError::NotLoopback { found: bind });
     }
-    let failed = |source| ServeError::Listen {
-        address: bind,
-        source,
-    };
-    let listener = TcpListener::bind(bind).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
+    let (listener, address) = listen(bind).await?;
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -104,12 +115,23 @@ pub async fn serve(settings: Settings) -> Result<Running, ServeError> {
         ledger.head().number
     );
     let shared = Arc::new(Shared::new(ledger));
-    let accepting = tokio::spawn(http::accept(listener, Arc::clone(&shared)));
+    let accepting = tokio::spawn(http::accept(listener, Arc::clone(&shared), Reach::Loopback));
     Ok(Running {
         address,
         shared,
         accepting,
+        admitting: None,
     })
+}
+
+async fn listen(bind: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let failed = |source| ServeError::Listen {
+        address: bind,
+        source,
+    };
+    let listener = TcpListener::bind(bind).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 impl Running {
@@ -118,10 +140,42 @@ impl Running {
         self.address
     }
 
+    /// From now on `GET /world` is answered on loopback, and on `lan`, if there is one, everything that carries the
+    /// door's key; see `door` for what that protects against. Once.
+    pub async fn open(&mut self, door: Door, lan: Option<SocketAddr>) -> Result<(), ServeError> {
+        let listener = match lan {
+            Some(bind) => {
+                let ip = bind.ip();
+                // 127.0.0.2 and its like are addresses of their own, for tests
+                let everywhere =
+                    ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST);
+                if ip.is_unspecified() || ip.is_multicast() || everywhere {
+                    return Err(ServeError::NotNamed { found: bind });
+                }
+                Some(listen(bind).await?)
+            }
+            None => None,
+        };
+        self.shared
+            .door
+            .set(door)
+            .map_err(|_| ServeError::OpenAlready)?;
+        if let Some((listener, address)) = listener {
+            tracing::info!("development chain on {address}: for whoever has the class code");
+            let shared = Arc::clone(&self.shared);
+            self.admitting = Some(tokio::spawn(http::accept(listener, shared, Reach::Lan)));
+        }
+        Ok(())
+    }
+
     /// End all connections, finish the block that is being made, let go of port and journal.
     pub async fn stop(mut self) {
         self.accepting.abort();
         let _ = (&mut self.accepting).await;
+        if let Some(mut admitting) = self.admitting.take() {
+            admitting.abort();
+            let _ = (&mut admitting).await;
+        }
         let shared = Arc::clone(&self.shared);
         let closed = spawn_blocking(move || {
             shared
@@ -140,5 +194,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.accepting.abort();
+        if let Some(admitting) = &self.admitting {
+            admitting.abort();
+        }
     }
 }
