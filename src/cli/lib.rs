@@ -1,9 +1,17 @@
-//! The command line. `synod node` is all that the measured image needs; `synod up` and its simulated
-//! world exist only with the feature `demo`, and a build without it says so instead of pretending.
+//! The command line. `synod node` is all that the measured image needs; `synod up`, `synod devnet`, `--join` and
+//! their simulated world exist only with the feature `demo`, and a build without it says so instead of pretending.
 
+#[cfg(feature = "demo")]
+mod class;
+#[cfg(feature = "demo")]
+mod devnet;
+#[cfg(feature = "demo")]
+mod join;
 mod node;
 #[cfg(feature = "demo")]
 mod up;
+#[cfg(feature = "demo")]
+mod world;
 
 use clap::{ArgMatches, Command};
 use std::io::Write;
@@ -15,6 +23,10 @@ pub(crate) const EXIT_REFUSED: u8 = 1;
 /// What each exit code means; shown by `synod --help`.
 const EXIT_CODES: &str = "Exit codes: 0 stopped as asked; 1 refused to start or stopped by itself, the reason is on \
                           stderr; 2 the command line is wrong.";
+
+/// Why a command of the simulated world is refused.
+#[cfg(not(feature = "demo"))]
+pub(crate) const NO_DEMO: &str = "this build has no simulator and no development chain; build it with the feature `demo` (the default)";
 
 /// Parse, run, and say how it ended.
 pub fn main() -> ExitCode {
@@ -35,6 +47,11 @@ fn command() -> Command {
     );
     #[cfg(feature = "demo")]
     let up = up::arguments(up);
+    let devnet = Command::new("devnet").about(
+        "Development chain and contract of a class, for nodes on this and other machines (node N --join)",
+    );
+    #[cfg(feature = "demo")]
+    let devnet = devnet::arguments(devnet);
     Command::new("synod")
         .about(
             "A confidential cluster node: elected by contract, replicated by log, attested by TDX",
@@ -44,6 +61,7 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(up)
+        .subcommand(devnet)
         .subcommand(node::command())
 }
 
@@ -52,10 +70,10 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         Some(("node", args)) => node::run(args),
         #[cfg(feature = "demo")]
         Some(("up", args)) => up::run(args),
+        #[cfg(feature = "demo")]
+        Some(("devnet", args)) => devnet::run(args),
         #[cfg(not(feature = "demo"))]
-        Some(("up", _)) => anyhow::bail!(
-            "this build has no simulator and no development chain; build it with the feature `demo` (the default)"
-        ),
+        Some(("up" | "devnet", _)) => anyhow::bail!("{NO_DEMO}"),
         _ => anyhow::bail!("no such command; see synod --help"),
     }
 }

@@ -26,6 +26,20 @@ pub(crate) fn command() -> Command {
                 .long("supervised-by")
                 .value_name("PID")
                 .hide(true),
+        )
+        .arg(
+            Arg::new("join")
+                .long("join")
+                .value_name("HOST:PORT")
+                .conflicts_with_all(["print-config", "supervised-by"])
+                .help("Join the class whose chain `synod devnet` keeps there; finds chain, contract and guest agent itself"),
+        )
+        .arg(
+            Arg::new("class")
+                .long("class")
+                .value_name("WORDS")
+                .requires("join")
+                .help("Class code that `synod devnet` printed, five words"),
         );
     SOURCES
         .iter()
@@ -78,6 +92,12 @@ fn help(name: &str) -> &'static str {
 }
 
 pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
+    if args.contains_id("join") {
+        #[cfg(feature = "demo")]
+        return crate::join::run(args);
+        #[cfg(not(feature = "demo"))]
+        anyhow::bail!("--join: {}", crate::NO_DEMO);
+    }
     if let Some(pid) = args.get_one::<String>("supervised-by") {
         die_with(pid)?;
     }
