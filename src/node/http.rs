@@ -12,10 +12,12 @@ mod metrics;
 pub mod problem;
 mod server;
 mod status;
+mod trades;
 pub mod types;
 
 pub use increment::{IncrementRefused, LeaderHint};
 pub use server::serve;
+pub use trades::TradeRefused;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -23,8 +25,10 @@ use axum::routing::{get, post};
 use futures_util::future::BoxFuture;
 use problem::Problem;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast;
 
-/// What the API shows; everything but `increment` answers from what this node has at hand.
+/// What the API shows and the prompt asks for; what returns no future answers from what this node has at hand.
 pub trait Backend: Send + Sync + 'static {
     /// The whole state.
     fn status(&self) -> types::Status;
@@ -38,9 +42,37 @@ pub trait Backend: Send + Sync + 'static {
     fn log(&self, from: u64, limit: u32) -> types::LogPage;
     /// Add one; the future ends when the entry is applied, or is refused.
     fn increment(&self) -> BoxFuture<'static, Result<types::Incremented, IncrementRefused>>;
+    /// Everybody's credits, as applied here.
+    fn balances(&self) -> types::Balances;
+    /// Decided trades from position `from` on (as in [`Backend::log`]); undecided ones are in every page.
+    fn trades(&self, from: u64, limit: u32) -> types::TradesPage;
+    /// Causal messages delivered here.
+    fn clock(&self) -> types::ClockView;
+    /// Offer a trade. With `wait` the future ends when the log has decided or after [`TRADE_WAIT_MAX`], without it
+    /// when the offer is on its way.
+    fn trade(
+        &self,
+        wish: types::TradeWish,
+    ) -> BoxFuture<'static, Result<types::TradeEnd, TradeRefused>>;
+    /// The prototype's `/peers`.
+    fn peers(&self) -> types::Peers;
+    /// The prototype's `/info`.
+    fn info(&self) -> types::Info;
+    /// The prototype's `/wallet-info`.
+    fn wallet_info(&self) -> types::WalletInfo;
     /// Prometheus text.
     fn metrics(&self) -> String;
+
+    /// Control socket only: an election now; what became of it, in words.
+    fn call_election(&self) -> BoxFuture<'static, Result<String, String>>;
+    /// Control socket only: the prototype's event lines from now on, each without its newline.
+    fn lines(&self) -> broadcast::Receiver<String>;
+    /// Control socket only: leave the cluster and end the process.
+    fn quit(&self);
 }
+
+/// A trade that is undecided by then is answered as it is. Shorter than the guard's limit for any answer.
+pub const TRADE_WAIT_MAX: Duration = Duration::from_secs(25);
 
 type Shared = Arc<dyn Backend>;
 

@@ -1,5 +1,11 @@
 //! The JSON of the API, field by field. The prototype's names and shapes stay; fields are added, never
-//! renamed. Only this file knows them: the node converts by hand.
+//! renamed. Only these files know them: the node converts by hand.
+
+mod trades;
+mod views;
+
+pub use trades::*;
+pub use views::*;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -147,6 +153,8 @@ pub struct Frames {
     pub received: BTreeMap<String, u64>,
     /// By reason.
     pub refused: BTreeMap<String, u64>,
+    /// Received, by way (`multicast`, `unicast`, `link`) and then by kind.
+    pub by_way: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// Links.
