@@ -64,18 +64,24 @@ impl Cluster {
         need(fits, BallotRefusal::NotACandidate)?;
         // our own ballot would spoil the certificate when we have expired
         need(self.is_voter(), BallotRefusal::NotACandidate)?;
-        need(self.leader_gone(), BallotRefusal::LeaderLives)?;
+        let handed = self.handed_to() == Some(from);
+        need(handed || self.leader_gone(), BallotRefusal::LeaderLives)?;
         need(
             self.mute.may_speak() || cold && self.starts_cold(),
             BallotRefusal::Muted,
         )?;
-        need(position >= self.engine.position, BallotRefusal::Behind)
+        // a leader that has written since it looked is ahead of whomever it names
+        let written = handed && !self.knows_its_last_stroke();
+        need(
+            !written && position >= self.engine.position,
+            BallotRefusal::Behind,
+        )
     }
 
     fn sign(&mut self, ballot: &Ballot) -> Message {
         let muted = !self.mute.may_speak();
         self.vote_by_disk(ballot.term);
-        self.promise_until(ballot.term, ballot.deadline);
+        self.promise_for(ballot);
         let signed = self.me.domain.sign(&self.me.session, self.me.token, ballot);
         Message::Ballot {
             ballot: *ballot,
@@ -84,8 +90,18 @@ impl Cluster {
         }
     }
 
+    /// A ballot for another than the leader binds us. One that confirms the leader does not: we take nothing but the
+    /// candidate's own entries, so we cannot get ahead of it, and writes need not wait for the contract.
+    pub(crate) fn promise_for(&mut self, ballot: &Ballot) {
+        let confirms =
+            self.handed_to() == Some(ballot.candidate) && self.holds_office(ballot.candidate);
+        if !confirms {
+            self.promise_until(ballot.term, ballot.deadline);
+        }
+    }
+
     /// From block time to our own monotonic clock.
-    pub(crate) fn promise_until(&mut self, term: Term, deadline: u64) {
+    fn promise_until(&mut self, term: Term, deadline: u64) {
         let block_time = self.chain.as_ref().map_or(deadline, |view| view.block.time);
         let left_ms = deadline.saturating_sub(block_time).min(DEADLINE_MAX_S) * 1_000;
         let until_ms = self.now + left_ms + PROMISE_SLACK_MS;

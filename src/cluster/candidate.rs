@@ -42,15 +42,17 @@ const ASK_AGAIN_MS: u64 = 150;
 impl Cluster {
     /// What an election of ours needs next.
     pub(crate) fn elect(&mut self) {
-        if !self.leader_gone() {
+        let named = self.is_named();
+        if !named && !self.leader_gone() {
             self.gone_said = None;
-            self.step = Step::Idle { until: self.now };
+            self.free_step();
             return;
         }
         if !self.is_voter() || !(self.mute.may_speak() || self.starts_cold()) {
             return;
         }
         match &self.step {
+            Step::Idle { until } if self.now >= *until && named => self.stand_as_named(),
             Step::Idle { until } if self.now >= *until => self.begin(),
             Step::AwaitOk { term, until } if self.now >= *until => {
                 let term = *term;
@@ -72,6 +74,18 @@ impl Cluster {
             | Step::AwaitCoordinator { .. }
             | Step::Gathering { .. }
             | Step::Submitted { .. } => {}
+        }
+    }
+
+    /// Whatever we were doing, something else may begin.
+    pub(crate) fn free_step(&mut self) {
+        self.step = Step::Idle { until: self.now };
+    }
+
+    /// The leader in office named us: nobody has to be asked who ranks higher.
+    fn stand_as_named(&mut self) {
+        if let Some(term) = self.next_term() {
+            self.stand(term);
         }
     }
 
@@ -276,7 +290,7 @@ impl Cluster {
             until: self.now + self.settings.submit_ms,
         };
         // our own ballot leaves us here, and binds from here: before, nobody else could count it
-        self.promise_until(ballot.term, ballot.deadline);
+        self.promise_for(&ballot);
         self.vote_by_disk(ballot.term);
         self.effects
             .push_back(Effect::Elect(Certificate { ballot, signatures }));
@@ -366,7 +380,7 @@ impl Cluster {
             .any(|m| m.token == token && m.expires_at > time)
     }
 
-    fn next_term(&self) -> Option<Term> {
+    pub(crate) fn next_term(&self) -> Option<Term> {
         self.chain.as_ref()?.term.0.checked_add(1).map(Term)
     }
 

@@ -4,141 +4,29 @@
 //! *decide*, the contract *records*, the log *confirms*: nothing in this crate can make two leaders, whatever
 //! it gets wrong; it can only elect too often or too late. Design sections 8 and 11.
 //!
-//! Not here (Election issue): hand-over to a later, higher id; elections forced by people.
+//! People may force an election (`handover.rs`): the leader in office hands over to the highest id that keeps up. Nobody
+//! takes over from a healthy leader unasked.
 
 mod ballots;
 mod candidate;
 mod detector;
+mod events;
+mod handover;
+mod join;
 mod mute;
 mod office;
 mod settings;
 
 pub use detector::{Detector, Health};
+pub use events::{CallRefusal, Effect, EngineFacts, Event, Identity, Notice, Promise};
 pub use mute::Mute;
 pub use settings::{Settings, SettingsFault};
 
+use handover::{Call, HandOver};
+use join::Joined;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
-use synod_wire::ballot::Domain;
-use synod_wire::message::{Heartbeat, Join, Role};
-use synod_wire::{
-    Authentic, Certificate, ChainView, Hash, Incarnation, LogPosition, Member, Message, SessionKey,
-    Term, Token,
-};
-
-/// Who we are and what we sign with.
-pub struct Identity {
-    /// Our token.
-    pub token: Token,
-    /// Our registration.
-    pub incarnation: Incarnation,
-    /// The contract's term when we registered: only a leader of this term or a later one may unmute us.
-    pub registered_term: Term,
-    /// There had been an election before we registered: we are muted.
-    pub restarted: bool,
-    /// Signs ballots.
-    pub session: Arc<SessionKey>,
-    /// What ballots are bound to.
-    pub domain: Domain,
-    /// Random, made at this boot: JOIN_RESPONSE must repeat it.
-    pub nonce: [u8; 16],
-    /// Where our API listens.
-    pub http: String,
-}
-
-/// What the engine of the log says about itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EngineFacts {
-    /// Last durable log id.
-    pub position: LogPosition,
-    /// Committed index.
-    pub committed: u64,
-    /// Applied index.
-    pub applied: u64,
-    /// The log has been initialised here.
-    pub born: bool,
-    /// The engine made us its leader, and a quorum has acknowledged us within the fail time.
-    pub leading: bool,
-    /// Milliseconds since the gate admitted an append; none = never.
-    pub append_age_ms: Option<u64>,
-    /// The last TermStart that was applied: term and its leader.
-    pub log_term: Option<(Term, Token)>,
-}
-
-/// What happened.
-pub enum Event {
-    /// Time passed. At least once per heartbeat interval.
-    Tick(EngineFacts),
-    /// Somebody said something.
-    Frame(Authentic<Message>),
-    /// The contract was read.
-    Chain(ChainView),
-    /// The contract cannot be read now. Until the next [`Event::Chain`] we neither stand nor sign: no election could
-    /// end, and every ballot's promise would keep a living leader's appends out.
-    ChainSilent,
-    /// Our `elect` transaction is mined, or failed.
-    Elected {
-        /// The term it was for.
-        term: Term,
-        /// Mined without a revert.
-        mined: bool,
-    },
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Say this to one member, or to all.
-    Send {
-        /// None = all.
-        to: Option<Token>,
-        /// What to say.
-        message: Message,
-    },
-    /// Send this certificate to the contract.
-    Elect(Certificate),
-    /// We won the first election: initialise the log with these members.
-    Birth(Vec<Token>),
-    /// Make the engine elect us (repeated until it has).
-    Seek,
-    /// The engine follows us: write TermStart.
-    StartTerm {
-        /// Our term.
-        term: Term,
-        /// Who signed while muted.
-        voted_muted: Vec<Token>,
-    },
-    /// Somebody knows more of the contract than we: read it now.
-    LookAtChain,
-    /// For people.
-    Notice(Notice),
-}
-
-/// Lines that people watch for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// No heartbeat for the suspicion time.
-    Suspected(Token),
-    /// No heartbeat for the fail time.
-    Failed(Token),
-    /// Heard again.
-    Alive(Token),
-    /// Said LEAVE.
-    Left(Token),
-    /// The leader is gone; an election for this term begins.
-    LeaderGone(Term),
-    /// Nobody ranks higher: asking for ballots.
-    Candidate(Term),
-    /// The contract and the log name us.
-    Leading(Term),
-    /// Caught up with the leader in office: we vote, sign and answer again.
-    Unmuted(Term),
-    /// No unmuted majority: voting by our disks.
-    ColdStart(Term),
-    /// Elected after a restart with an empty disk: the log is lost, or was never born. Only a deliberate
-    /// recovery may begin another one.
-    NoLog(Term),
-}
+use synod_wire::message::{Heartbeat, Role};
+use synod_wire::{Authentic, ChainView, Hash, Incarnation, Member, Message, Term, Token};
 
 /// The machine.
 pub struct Cluster {
@@ -165,17 +53,16 @@ pub struct Cluster {
     announced: Option<Term>,
     gone_said: Option<Term>,
     cold_since: Option<u64>,
+    joined: Joined,
+    call: Option<Call>,
+    hand_over: Option<HandOver>,
+    /// When an election was last forced, as far as we heard.
+    called_at: Option<u64>,
+    /// Committed at our newest heartbeat, and at the one before it.
+    committed_at_beat: u64,
+    committed_before: u64,
     ticked: u64,
     effects: VecDeque<Effect>,
-}
-
-/// A ballot's promise: no append of a leader of an earlier term passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Promise {
-    /// The term that was signed for.
-    pub term: Term,
-    /// Our monotonic clock, milliseconds.
-    pub until_ms: u64,
 }
 
 impl Cluster {
@@ -208,6 +95,12 @@ impl Cluster {
             announced: None,
             gone_said: None,
             cold_since: None,
+            joined: Joined::Asking,
+            call: None,
+            hand_over: None,
+            called_at: None,
+            committed_at_beat: 0,
+            committed_before: 0,
             ticked: now,
             effects: VecDeque::new(),
         }
@@ -227,6 +120,7 @@ impl Cluster {
                 self.look(view);
             }
             Event::ChainSilent => self.chain_silent = true,
+            Event::CallElection => self.call_election(),
             Event::Elected { term, mined } => self.submitted(term, mined),
         }
     }
@@ -281,6 +175,7 @@ impl Cluster {
         self.unmute_when_caught_up();
         if self.now >= self.act_due {
             self.act_due = self.now + self.settings.act_ms;
+            self.repeat_call();
             self.lead_or_elect();
         }
     }
@@ -296,6 +191,8 @@ impl Cluster {
     }
 
     fn beat(&mut self) {
+        self.committed_before = self.committed_at_beat;
+        self.committed_at_beat = self.engine.committed;
         let beat = Heartbeat {
             role: self.role(),
             muted: !self.mute.may_speak(),
@@ -309,26 +206,6 @@ impl Cluster {
         self.send(None, Message::Heartbeat(beat));
     }
 
-    fn join(&mut self) {
-        let lost = matches!(
-            self.mute,
-            Mute::Muted { target: None } | Mute::ColdStart { .. }
-        );
-        let wanted = self.joins_left > 0 || lost;
-        if !wanted || self.now < self.join_due {
-            return;
-        }
-        self.joins_left = self.joins_left.saturating_sub(1);
-        self.join_due = self.now + self.settings.join_ms;
-        self.send(
-            None,
-            Message::Join(Join {
-                nonce: self.me.nonce,
-                http: self.me.http.clone(),
-            }),
-        );
-    }
-
     /// The contract was read: a later term ends whatever we were doing for an earlier one.
     fn look(&mut self, view: ChainView) {
         let known = self.chain.as_ref();
@@ -338,6 +215,7 @@ impl Cluster {
         if known.is_none_or(|old| old.term != view.term) {
             self.term_since = self.now;
             self.step = candidate::Step::Idle { until: self.now };
+            self.hand_over = None;
         }
         if self.promise.is_some_and(|p| view.term >= p.term) {
             self.promise = None;
@@ -364,7 +242,7 @@ impl Cluster {
         match frame.into_value() {
             Message::Heartbeat(beat) => self.heard_heartbeat(from, beat),
             Message::Join(join) => self.heard_join(from, &join),
-            Message::JoinResponse(answer) => self.heard_join_response(from, &answer),
+            Message::JoinResponse(answer) => self.heard_join_response(from, answer),
             Message::Leave => self.heard_leave(from),
             Message::Election { term, position } => self.heard_election(from, term, position),
             Message::Ok { term, position } => self.heard_ok(from, term, position),
@@ -384,8 +262,8 @@ impl Cluster {
             Message::BallotRefused { term, reason, .. } => {
                 self.heard_ballot_refused(from, term, reason)
             }
-            // hand-over comes next; whoever asks for it today is only alive
-            Message::CallElection { .. } | Message::HandOver { .. } => {}
+            Message::CallElection { term } => self.heard_call_election(from, term),
+            Message::HandOver { term, to } => self.heard_hand_over(from, term, to),
             // the ledger's: here they only say that their sender lives
             Message::TradeRequest(_) | Message::TradeConfirm(_) | Message::CausalAsk(_) => {}
         }

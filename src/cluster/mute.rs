@@ -7,10 +7,9 @@
 //!                 └──no unmuted majority for cold_start_wait, majority present──► ColdStart ──TermStart──► Unmuted
 //! ```
 
-use crate::{Cluster, Effect, Health, Notice};
+use crate::{Cluster, Health, Notice};
 use std::collections::BTreeSet;
-use synod_wire::message::{Join, JoinResponse};
-use synod_wire::{Message, Term, Token};
+use synod_wire::{Term, Token};
 
 /// May this node vote, sign and answer reads?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,40 +41,6 @@ impl Mute {
 }
 
 impl Cluster {
-    /// Upon JOIN, at the leader in office: say what we hold now. Whoever has applied this has everything
-    /// that was acknowledged before its new incarnation.
-    pub(crate) fn heard_join(&mut self, from: Token, join: &Join) {
-        if !self.in_office() {
-            return;
-        }
-        let answer = JoinResponse {
-            nonce: join.nonce,
-            term: self.highest_term(),
-            position: self.engine.position,
-            members: self.voters().into_iter().collect(),
-            // the ledger's; the driver puts it in
-            clock: synod_wire::Clock::default(),
-        };
-        self.send(Some(from), Message::JoinResponse(answer));
-    }
-
-    /// Upon JOIN_RESPONSE: only a fresh answer of the leader in office, elected at our registration or later.
-    pub(crate) fn heard_join_response(&mut self, from: Token, answer: &JoinResponse) {
-        if answer.nonce != self.me.nonce || self.mute.may_speak() {
-            return;
-        }
-        if answer.term > self.highest_term() {
-            self.effects.push_back(Effect::LookAtChain);
-            return;
-        }
-        let names_leader = self.leader() == Some(from) && answer.term == self.highest_term();
-        if names_leader && answer.term >= self.me.registered_term {
-            self.mute = Mute::Muted {
-                target: Some((answer.position.index, answer.term)),
-            };
-        }
-    }
-
     pub(crate) fn unmute_when_caught_up(&mut self) {
         match self.mute {
             Mute::Unmuted | Mute::Muted { target: None } => {}
@@ -104,6 +69,7 @@ impl Cluster {
     fn unmute(&mut self, term: Term) {
         self.mute = Mute::Unmuted;
         self.notice(Notice::Unmuted(term));
+        self.synchronized();
     }
 
     /// A cluster that starts cold: too few unmuted voters present for a quorum, enough voters present, nobody leads.

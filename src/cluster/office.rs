@@ -107,7 +107,9 @@ impl Cluster {
             if self.mute.may_vote() {
                 self.take_office(term);
             }
-            if !self.leader_gone() {
+            if !self.leader_gone() && !self.is_named() {
+                // a hand-over that has run out is over
+                self.free_step();
                 return;
             }
         }

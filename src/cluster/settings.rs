@@ -20,6 +20,8 @@ pub struct Settings {
     pub office_grace_ms: u64,
     /// No unmuted majority for this long: the cluster starts cold.
     pub cold_start_wait_ms: u64,
+    /// Between two elections that people force; at least twice the wait for OK and ballots.
+    pub call_interval_ms: u64,
     /// Between two JOINs of a muted node.
     pub join_ms: u64,
     /// JOINs at boot, whatever the answers.
@@ -42,6 +44,7 @@ impl Settings {
             submit_ms: 5_000,
             office_grace_ms: 2_500,
             cold_start_wait_ms: 2_000,
+            call_interval_ms: 5_000,
             join_ms: 300,
             join_copies: 3,
             act_ms: 20,
@@ -60,6 +63,7 @@ impl Settings {
             submit_ms: 30_000,
             office_grace_ms: 30_000,
             cold_start_wait_ms: 30_000,
+            call_interval_ms: 30_000,
             join_ms: 3_000,
             ballot_ttl_s: 60,
             ..Self::lan()

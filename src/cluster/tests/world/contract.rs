@@ -71,7 +71,7 @@ impl Contract {
             token,
             incarnation,
             active: true,
-            seated: true,
+            seated: before.map_or(view.elected_block == 0, |at| view.members[at].seated),
             owner: Address::ZERO,
             wallet: Address::ZERO,
             instance_id: Address::ZERO,
@@ -87,13 +87,33 @@ impl Contract {
             None => view.members.push(member),
         }
         view.members.sort_by_key(|m| m.token);
-        view.seated_count = view.members.len() as u64;
+        view.seated_count = view.members.iter().filter(|m| m.seated).count() as u64;
         let vacated = view.leader == Some(token);
         if vacated {
             view.leader = None;
             view.term.0 += 1;
         }
         (incarnation, vacated)
+    }
+
+    /// Only the leader seats; answers whether this was one.
+    pub fn seat(&mut self, now: u64, from: Token, incarnation: Incarnation, token: Token) -> bool {
+        let view = &mut self.view;
+        let leads = view.leader == Some(from) && view.leader_incarnation == incarnation;
+        let Some(member) = view.members.iter_mut().find(|m| m.token == token) else {
+            return false;
+        };
+        if !leads || member.seated {
+            return false;
+        }
+        member.seated = true;
+        view.seated_count += 1;
+        self.mine(now);
+        true
+    }
+
+    pub fn is_seated(&self, token: Token) -> bool {
+        self.view.member(token).is_some_and(|m| m.seated)
     }
 
     pub fn elect(&mut self, now: u64, certificate: &Certificate) -> Result<(), &'static str> {
@@ -122,15 +142,15 @@ impl Contract {
         )?;
         for signed in &certificate.signatures {
             let member = view.member(signed.token).ok_or("no member")?;
+            need(member.seated, "a signer without a seat")?;
             need(
                 DOMAIN.verify(&member.session, ballot, signed),
                 "wrong signer",
             )?;
         }
-        let incarnation = view
-            .member(ballot.candidate)
-            .ok_or("no candidate")?
-            .incarnation;
+        let candidate = view.member(ballot.candidate).ok_or("no candidate")?;
+        need(candidate.seated, "a candidate without a seat")?;
+        let incarnation = candidate.incarnation;
         self.mine(now);
         self.view.term = ballot.term;
         self.view.leader = Some(ballot.candidate);

@@ -11,8 +11,10 @@ const LEASE_MS: u64 = 300;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// Who gave birth, in which term.
-    Genesis(Token, Term),
+    /// Who gave birth, in which term, and the first voters.
+    Genesis(Token, Term, Vec<Token>),
+    /// The voters from here on; counts as soon as it is written, as in Raft.
+    Voters(Vec<Token>),
     /// A new engine leader's empty entry.
     Blank(Token),
     TermStart(Term, Token, Vec<Token>),
@@ -55,13 +57,28 @@ impl Disk {
             })
     }
 
+    /// Whose acknowledgements and votes count, and the length of the log that says so.
+    pub fn voters(&self) -> (&[Token], usize) {
+        let named = |(at, entry): (usize, &'_ Entry)| match &entry.body {
+            Body::Genesis(..) | Body::Voters(_) => Some(at),
+            Body::Blank(_) | Body::TermStart(..) | Body::Write(_) => None,
+        };
+        match self.log.iter().enumerate().rev().find_map(named) {
+            None => (&[], 0),
+            Some(at) => match &self.log[at].body {
+                Body::Genesis(_, _, voters) | Body::Voters(voters) => (voters, at + 1),
+                Body::Blank(_) | Body::TermStart(..) | Body::Write(_) => (&[], 0),
+            },
+        }
+    }
+
     /// The first TermStart of a term counts, and terms only grow.
     pub fn log_term(&self) -> Option<(Term, Token)> {
         let starts = self.log[..self.committed]
             .iter()
             .filter_map(|e| match &e.body {
                 Body::TermStart(term, leader, _) => Some((*term, *leader)),
-                Body::Genesis(..) | Body::Blank(_) | Body::Write(_) => None,
+                Body::Genesis(..) | Body::Voters(_) | Body::Blank(_) | Body::Write(_) => None,
             });
         starts.fold(None, |now, start| match now {
             Some((term, _)) if start.0 <= term => now,
@@ -71,22 +88,24 @@ impl Disk {
 }
 
 impl Engine {
-    pub fn facts(&self, now: u64, members: usize, fail_ms: u64) -> EngineFacts {
+    pub fn facts(&self, now: u64, me: Token, fail_ms: u64) -> EngineFacts {
         EngineFacts {
             position: self.disk.position(),
             committed: self.disk.committed as u64,
             applied: self.disk.committed as u64,
             born: !self.disk.log.is_empty(),
-            leading: self.has_quorum(now, members, fail_ms),
+            leading: self.has_quorum(now, me, fail_ms),
             append_age_ms: self.admitted.map(|at| now - at),
             log_term: self.disk.log_term(),
         }
     }
 
     /// Leads, and a majority acknowledged it within this time.
-    fn has_quorum(&self, now: u64, members: usize, within_ms: u64) -> bool {
-        let fresh = |ack: &&(usize, u64)| now - ack.1 < within_ms;
-        self.leads && self.acks.values().filter(fresh).count() + 1 > members / 2
+    fn has_quorum(&self, now: u64, me: Token, within_ms: u64) -> bool {
+        let (voters, _) = self.disk.voters();
+        let fresh =
+            |t: &&Token| **t == me || self.acks.get(t).is_some_and(|ack| now - ack.1 < within_ms);
+        self.leads && voters.iter().filter(fresh).count() > voters.len() / 2
     }
 
     pub fn append_own(&mut self, body: Body) {
@@ -150,12 +169,17 @@ impl World {
         }
         let willing = |w: &Self, to: Token| {
             let (mine, theirs) = (&w.nodes[&from].engine, &w.nodes[&to].engine);
-            let leased = theirs.has_quorum(w.now, w.nodes.len(), LEASE_MS)
+            let leased = theirs.has_quorum(w.now, to, LEASE_MS)
                 || theirs.admitted.is_some_and(|at| w.now - at < LEASE_MS);
             !leased && mine.disk.position() >= theirs.disk.position()
         };
-        let quorum = self.nodes.len() / 2 + 1;
-        let pre = self.voters_but(from).into_iter().filter(|to| {
+        let voters = self.nodes[&from].engine.disk.voters().0.to_vec();
+        if !voters.contains(&from) {
+            return;
+        }
+        let quorum = voters.len() / 2 + 1;
+        let others: Vec<Token> = voters.into_iter().filter(|t| *t != from).collect();
+        let pre = others.iter().copied().filter(|to| {
             self.request(from, *to)
                 && self.gate(from, *to, term, Ask::Vote)
                 && willing(self, *to)
@@ -169,7 +193,7 @@ impl World {
         engine.disk.voted_for = Some(from);
         let raft_term = engine.disk.raft_term;
         let mut votes = 1;
-        for to in self.voters_but(from) {
+        for to in others {
             if !self.request(from, to)
                 || !self.gate(from, to, term, Ask::Vote)
                 || !willing(self, to)
@@ -200,7 +224,7 @@ impl World {
     /// The engine's heartbeat: everything the follower lacks.
     pub fn append_to_all(&mut self, from: Token) {
         let Some(term) = self.claim(from) else { return };
-        for to in self.voters_but(from) {
+        for to in self.all_but(from) {
             if self.nodes[&from].engine.leads
                 && self.request(from, to)
                 && self.gate(from, to, term, Ask::Append)
@@ -260,16 +284,19 @@ impl World {
     }
 
     fn commit(&mut self, from: Token) {
-        let members = self.nodes.len();
         let engine = &mut self.node(from).engine;
         if !engine.leads {
             return;
         }
-        let mut held: Vec<usize> = engine.acks.values().map(|(len, _)| *len).collect();
-        held.push(engine.disk.log.len());
-        held.resize(members, 0);
+        let own = engine.disk.log.len();
+        let held = |t: &Token| match engine.acks.get(t) {
+            _ if *t == from => own,
+            Some((len, _)) => *len,
+            None => 0,
+        };
+        let mut held: Vec<usize> = engine.disk.voters().0.iter().map(held).collect();
         held.sort_unstable_by(|a, b| b.cmp(a));
-        let majority = held[members / 2];
+        let majority = held[held.len() / 2];
         let current = majority > engine.disk.committed
             && engine.disk.log[majority - 1].raft_term == engine.disk.raft_term;
         if current {

@@ -3,9 +3,9 @@
 
 use crate::engine::{Body, Entry};
 use crate::world::{World, pair};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use synod_cluster::{Effect, Mute};
-use synod_wire::{Message, Term, Token};
+use synod_wire::{Incarnation, Message, Term, Token};
 
 /// How stale a muted node's picture of the others may be.
 const PICTURE_MS: u64 = 1_500;
@@ -19,6 +19,9 @@ pub struct Judge {
     /// When this node last lacked an unmuted majority around it.
     lacked: BTreeMap<Token, u64>,
     elected: BTreeMap<Term, (Token, u64)>,
+    /// Who answered the JOIN of which boot.
+    pub baselines: BTreeMap<(Token, Incarnation), Token>,
+    pub synchronized: BTreeSet<(Token, Incarnation)>,
     pub violations: Vec<String>,
 }
 
@@ -108,7 +111,12 @@ impl World {
             let near = *other == token || !self.network.udp_cut.contains(&pair(token, *other));
             near && !node.paused && node.cluster.as_ref().is_some_and(|c| c.mute().may_speak())
         };
-        if self.nodes.keys().filter(|t| unmuted(t)).count() * 2 <= self.nodes.len() {
+        let seated: Vec<Token> = self
+            .tokens()
+            .into_iter()
+            .filter(|t| self.contract.is_seated(*t))
+            .collect();
+        if seated.iter().filter(|t| unmuted(t)).count() * 2 <= seated.len() {
             self.judge.lacked.insert(token, self.now);
         }
     }

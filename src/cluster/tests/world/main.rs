@@ -6,9 +6,12 @@
 mod contract;
 mod dice;
 mod engine;
+mod handover;
 mod judge;
 mod known_bugs;
+mod late;
 mod network;
+mod said;
 mod seeds;
 mod settings;
 mod stories;

@@ -1,7 +1,8 @@
 //! What travels between nodes and to the contract: frames that get lost, requests over links, views, transactions.
 
 use crate::contract::DOMAIN;
-use crate::world::{Due, STEP_MS, World, list, pair};
+use crate::said::list;
+use crate::world::{Due, STEP_MS, World, pair};
 use synod_cluster::Event;
 use synod_wire::message::Kind;
 use synod_wire::seal::{Opener, Sealer, Sessions, Windows};
@@ -19,6 +20,13 @@ impl World {
     pub fn later(&mut self, delay: u64, what: Due) {
         self.sequence += 1;
         self.due.insert((self.now + delay, self.sequence), what);
+    }
+
+    /// A person asks; a paused process does not hear.
+    pub fn tell_if_up(&mut self, token: Token, event: Event) {
+        if self.is_up(token) {
+            self.tell(token, event);
+        }
     }
 
     fn is_up(&self, token: Token) -> bool {
@@ -48,7 +56,7 @@ impl World {
             self.last_join_response.insert(to, frame.clone());
         }
         let incarnation = self.nodes[&from].incarnation;
-        for receiver in to.map_or_else(|| self.voters_but(from), |to| vec![to]) {
+        for receiver in to.map_or_else(|| self.all_but(from), |to| vec![to]) {
             let cut = self.network.udp_cut.contains(&pair(from, receiver));
             if cut || !self.nodes.contains_key(&receiver) || !self.answer() {
                 continue;
@@ -96,6 +104,7 @@ impl World {
             Due::Submit(from, incarnation, certificate) => {
                 self.submit(from, incarnation, &certificate)
             }
+            Due::Seat(from, incarnation, token) => self.seat(from, incarnation, token),
             Due::Mined(to, incarnation, term, mined) => {
                 if self.is_current(to, incarnation) {
                     self.look_now(to);

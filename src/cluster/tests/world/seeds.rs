@@ -3,6 +3,7 @@
 
 use crate::story::history;
 use crate::world::{World, pair};
+use synod_cluster::Event;
 use synod_wire::Token;
 
 const TROUBLE_MS: u64 = 42_000;
@@ -16,6 +17,7 @@ struct Run {
     world: World,
     /// An older disk is a failure until it is repaired: no second one may overlap (P1).
     repairing: Option<Token>,
+    joined: bool,
     office_after: Option<u64>,
     settled_after: Option<u64>,
 }
@@ -29,6 +31,7 @@ impl Run {
         Self {
             world,
             repairing: None,
+            joined: false,
             office_after: None,
             settled_after: None,
         }
@@ -84,7 +87,7 @@ impl Run {
             let all = self.world.tokens();
             self.world.dice.one_of(&all)
         };
-        match self.world.dice.between(0, 11) {
+        match self.world.dice.between(0, 16) {
             0 | 1 => self.world.kill(token),
             2 => self
                 .world
@@ -108,7 +111,9 @@ impl Run {
                 let paused = self.world.nodes[&token].paused;
                 self.world.node(token).paused = !paused
             }
-            _ => self.older_disk(token),
+            11 => self.older_disk(token),
+            12 => self.late_joiner(),
+            _ => self.call(token),
         }
         for token in self.world.tokens() {
             if self.world.dice.percent(30) {
@@ -127,8 +132,28 @@ impl Run {
         }
     }
 
+    /// Somebody's person asks for an election, sometimes two of them.
+    fn call(&mut self, token: Token) {
+        self.world.tell_if_up(token, Event::CallElection);
+        if self.world.dice.percent(20) {
+            let all = self.world.tokens();
+            let other = self.world.dice.one_of(&all);
+            self.world.tell_if_up(other, Event::CallElection);
+        }
+    }
+
+    /// One per history, once there is a log.
+    fn late_joiner(&mut self) {
+        let born = self.world.contract.view.elected_block != 0;
+        if born && !std::mem::replace(&mut self.joined, true) {
+            let token = self.world.add();
+            self.world.start(token);
+            self.world.note(format!("{token}: joins late"));
+        }
+    }
+
     fn cut(&mut self, token: Token, udp: bool, links: bool) {
-        for other in self.world.voters_but(token) {
+        for other in self.world.all_but(token) {
             if udp {
                 self.world.network.udp_cut.insert(pair(token, other));
             }

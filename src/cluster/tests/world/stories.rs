@@ -45,4 +45,13 @@ stories! {
     a_candidate_that_lost_follows_the_living_leader_again => "lost_candidate.txt",
     a_signer_of_a_lost_election_rests_and_follows_again => "lost_signer.txt",
     a_dead_leader_and_a_restarted_follower_start_cold => "dead_leader_and_restart.txt",
+    an_election_forced_at_a_follower_makes_the_highest_id_lead => "election_forced_at_a_follower.txt",
+    an_election_forced_where_the_highest_id_leads_confirms_it => "election_forced_highest_already_leads.txt",
+    a_call_that_cannot_be_met_is_refused_with_its_reason => "election_refused.txt",
+    a_hand_over_whose_candidate_dies_leaves_the_leader_in_office => "hand_over_candidate_dies.txt",
+    a_hand_over_whose_transaction_is_lost_heals_by_itself => "hand_over_tx_lost.txt",
+    a_hand_over_between_two_of_three_needs_the_leaders_own_ballot => "hand_over_of_two.txt",
+    forged_and_old_hand_overs_are_not_believed => "hand_over_forged.txt",
+    a_late_joiner_follows_then_is_seated_then_outranks => "late_joiner.txt",
+    a_late_joiner_without_a_seat_blocks_no_election => "late_joiner_without_seat.txt",
 }

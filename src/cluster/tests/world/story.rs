@@ -2,8 +2,10 @@
 //! saw instead, for a reader to agree or not.
 #![allow(clippy::disallowed_methods)] // reads the transcripts that it is asked to check
 
-use crate::world::{Bugs, Due, World, list, pair};
+use crate::said::list;
+use crate::world::{Bugs, Due, World, pair};
 use std::path::PathBuf;
+use synod_cluster::Event;
 use synod_wire::ballot::{Anchor, Ballot};
 use synod_wire::{LogPosition, Message, Token};
 
@@ -100,6 +102,15 @@ fn obey(world: &mut World, command: &str) -> Option<String> {
         "rpc-down" => tokens.iter().for_each(|t| world.node(*t).rpc_down = true),
         "rpc-up" => tokens.iter().for_each(|t| world.node(*t).rpc_down = false),
         "write" => (0..numbers[0]).for_each(|_| assert!(world.write(), "somebody is in office")),
+        "call" => tokens
+            .iter()
+            .for_each(|t| world.tell(*t, Event::CallElection)),
+        "add" => tokens.iter().for_each(|t| {
+            assert_eq!(world.add(), *t, "tokens are given in order");
+            world.start(*t);
+        }),
+        "say-hand-over" => say_hand_over(world, tokens[0], numbers[1], tokens[2]),
+        "say-call" => say_call(world, tokens[0], tokens[1]),
         "leave" => leave(world, tokens[0]),
         "cut" | "cut-udp" | "cut-links" => cut(world, verb, &tokens),
         "heal" => {
@@ -144,10 +155,26 @@ fn cut(world: &mut World, verb: &str, tokens: &[Token]) {
     }
 }
 
+/// A broken member says HAND_OVER: from, term, to.
+fn say_hand_over(world: &mut World, from: Token, term: u64, to: Token) {
+    let term = synod_wire::Term(term);
+    world.send(from, None, &Message::HandOver { term, to });
+    world.advance(10);
+}
+
+/// A broken member calls for elections, twenty times a second for ten seconds.
+fn say_call(world: &mut World, from: Token, leader: Token) {
+    for _ in 0..200 {
+        let term = synod_wire::Term(world.contract.view.term.0 + 1);
+        world.send(from, Some(leader), &Message::CallElection { term });
+        world.advance(50);
+    }
+}
+
 fn leave(world: &mut World, token: Token) {
     let incarnation = world.nodes[&token].incarnation;
     let frame = world.seal(token, &Message::Leave);
-    for to in world.voters_but(token) {
+    for to in world.all_but(token) {
         world.later(5, Due::Frame(to, incarnation, frame.clone()));
     }
     world.advance(10);

@@ -5,9 +5,10 @@ use crate::contract::{Contract, DOMAIN};
 use crate::dice::Dice;
 use crate::engine::{Body, Disk, Engine};
 use crate::judge::Judge;
+use crate::said::{list, said};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use synod_cluster::{Cluster, Effect, Event, Identity, Mute, Notice, Settings};
+use synod_cluster::{Cluster, Effect, Event, Identity, Mute, Settings};
 use synod_wire::{
     Authentic, Certificate, ChainView, Incarnation, Message, SessionKey, Term, Token,
 };
@@ -32,6 +33,8 @@ pub struct Node {
     pub backup: Disk,
     pub view: Option<ChainView>,
     pub look_due: u64,
+    /// As leader: when the next seat is asked for.
+    pub seat_due: u64,
     pub paused: bool,
     pub rpc_down: bool,
     /// The cluster machine hangs up its engine: it beats, but it does not lead.
@@ -44,6 +47,8 @@ pub enum Due {
     View(Token, Incarnation, ChainView),
     Submit(Token, Incarnation, Certificate),
     Mined(Token, Incarnation, Term, bool),
+    /// The leader asks the contract to seat a member.
+    Seat(Token, Incarnation, Token),
 }
 
 pub struct Network {
@@ -73,14 +78,9 @@ pub struct World {
     pub sealed: BTreeMap<(Token, u64, u8, Vec<u8>), Authentic<Message>>,
 }
 
-pub fn pair(a: Token, b: Token) -> (Token, Token) {
-    (a.min(b), a.max(b))
-}
-
-impl World {
-    /// `n` registered tokens, no node started; a network without loss and 5 ms of delay.
-    pub fn new(n: u64, seed: u64) -> Self {
-        let node = || Node {
+impl Node {
+    pub fn new() -> Self {
+        Self {
             cluster: None,
             incarnation: Incarnation(0),
             session: session(Token(0), Incarnation(0)),
@@ -88,14 +88,25 @@ impl World {
             backup: Disk::default(),
             view: None,
             look_due: 0,
+            seat_due: 0,
             paused: false,
             rpc_down: false,
             hung: false,
             boots_at: None,
-        };
+        }
+    }
+}
+
+pub fn pair(a: Token, b: Token) -> (Token, Token) {
+    (a.min(b), a.max(b))
+}
+
+impl World {
+    /// `n` registered tokens, no node started; a network without loss and 5 ms of delay.
+    pub fn new(n: u64, seed: u64) -> Self {
         Self {
             now: 1_000,
-            nodes: (1..=n).map(|token| (Token(token), node())).collect(),
+            nodes: (1..=n).map(|token| (Token(token), Node::new())).collect(),
             contract: Contract::new(n),
             network: Network {
                 loss_percent: 0,
@@ -127,7 +138,7 @@ impl World {
         self.nodes.keys().copied().collect()
     }
 
-    pub fn voters_but(&self, token: Token) -> Vec<Token> {
+    pub fn all_but(&self, token: Token) -> Vec<Token> {
         self.nodes.keys().copied().filter(|t| *t != token).collect()
     }
 
@@ -239,7 +250,7 @@ impl World {
 
     fn tick(&mut self, token: Token) {
         let now = self.now;
-        let (members, fail_ms) = (self.nodes.len(), self.settings.fail_ms);
+        let fail_ms = self.settings.fail_ms;
         let node = self.node(token);
         let Some(cluster) = &mut node.cluster else {
             return;
@@ -249,7 +260,7 @@ impl World {
         }
         let was = cluster.mute();
         if now >= cluster.deadline() {
-            let mut facts = node.engine.facts(now, members, fail_ms);
+            let mut facts = node.engine.facts(now, token, fail_ms);
             facts.leading &= !node.hung;
             cluster.handle(now, Event::Tick(facts));
         }
@@ -259,6 +270,7 @@ impl World {
             node.engine.beat_due = now + ENGINE_BEAT_MS;
             self.append_to_all(token);
         }
+        self.seat_who_caught_up(token);
     }
 
     // ---- effects
@@ -271,6 +283,8 @@ impl World {
             .and_then(|cluster| cluster.poll())
         {
             self.check_muted_signer(token, was, &effect);
+            self.check_unseated(token, &effect);
+            self.check_join(token, &effect);
             match effect {
                 Effect::Send { to, message } => {
                     if let Message::BallotRefused { reason, .. } = &message {
@@ -280,7 +294,7 @@ impl World {
                     self.send(token, to, &message);
                 }
                 Effect::Elect(certificate) => self.elect(token, certificate),
-                Effect::Birth(_) => self.birth(token),
+                Effect::Birth(members) => self.birth(token, members),
                 Effect::Seek => {
                     if !self.nodes[&token].hung {
                         self.seek(token);
@@ -290,6 +304,7 @@ impl World {
                     self.start_term(token, term, voted_muted);
                 }
                 Effect::LookAtChain => self.look_now(token),
+                Effect::Baseline { .. } => {}
                 Effect::Notice(notice) => self.note(format!("{token}: {}", said(&notice))),
             }
         }
@@ -306,13 +321,13 @@ impl World {
         }
     }
 
-    fn birth(&mut self, token: Token) {
+    fn birth(&mut self, token: Token, members: Vec<Token>) {
         let Some(term) = self.nodes[&token].cluster.as_ref().and_then(Cluster::won) else {
             return;
         };
         let engine = &mut self.node(token).engine;
         if engine.disk.log.is_empty() {
-            engine.append_own(Body::Genesis(token, term));
+            engine.append_own(Body::Genesis(token, term, members));
             self.note(format!("{token}: gives birth to the log"));
         }
     }
@@ -336,7 +351,7 @@ impl World {
 
     /// A client increments at whoever is in office.
     pub fn write(&mut self) -> bool {
-        let Some(leader) = self.in_office() else {
+        let Some(leader) = self.in_office().filter(|t| !self.pen_down(*t)) else {
             return false;
         };
         self.writes += 1;
@@ -355,16 +370,18 @@ impl World {
         (!self.nodes[&best.1].paused).then_some(best.1)
     }
 
-    /// One leader, known to everybody that is up, and nobody muted.
+    /// One leader, known to everybody, nobody muted, everybody seated.
     pub fn is_settled(&self) -> bool {
         let Some(leader) = self.in_office() else {
             return false;
         };
-        self.nodes.values().all(|node| {
-            node.cluster.as_ref().is_some_and(|c| {
-                c.leader() == Some(leader) && c.mute().may_speak() && !c.leader_gone()
+        let seated = self.nodes.keys().all(|t| self.contract.is_seated(*t));
+        seated
+            && self.nodes.values().all(|node| {
+                node.cluster.as_ref().is_some_and(|c| {
+                    c.leader() == Some(leader) && c.mute().may_speak() && !c.leader_gone()
+                })
             })
-        })
     }
 
     pub fn note(&mut self, line: String) {
@@ -377,27 +394,4 @@ fn session(token: Token, incarnation: Incarnation) -> Arc<SessionKey> {
     secret[8..16].copy_from_slice(&token.0.to_be_bytes());
     secret[16..24].copy_from_slice(&incarnation.0.to_be_bytes());
     Arc::new(SessionKey::from_bytes(&secret).expect("a small number is a key"))
-}
-
-pub fn list(tokens: &[Token]) -> String {
-    tokens
-        .iter()
-        .map(Token::to_string)
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
-fn said(notice: &Notice) -> String {
-    match notice {
-        Notice::Suspected(token) => format!("suspects {token}"),
-        Notice::Failed(token) => format!("{token} failed"),
-        Notice::Alive(token) => format!("hears {token}"),
-        Notice::Left(token) => format!("{token} left"),
-        Notice::LeaderGone(term) => format!("the leader is gone, term {term} shall begin"),
-        Notice::Candidate(term) => format!("candidate for term {term}"),
-        Notice::Leading(term) => format!("coordinator, term {term}"),
-        Notice::Unmuted(term) => format!("unmuted in term {term}"),
-        Notice::ColdStart(term) => format!("cold start: votes by its disk from term {term}"),
-        Notice::NoLog(term) => format!("elected for term {term}, but has no log"),
-    }
 }
