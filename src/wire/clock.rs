@@ -31,9 +31,11 @@ impl Clock {
         self.0.get(&token).copied().unwrap_or_default()
     }
 
-    /// Sets an entry. False: there is no room for another member, and nothing was changed.
+    /// Sets an entry. False: there is no room for another member, or no reader takes this sequence (1 to
+    /// [`SEQUENCE_MAX`]); nothing was changed.
     pub fn set(&mut self, token: Token, tick: Tick) -> bool {
-        if self.0.len() >= CLOCK_LEN_MAX && !self.0.contains_key(&token) {
+        let full = self.0.len() >= CLOCK_LEN_MAX && !self.0.contains_key(&token);
+        if full || !is_sayable(tick.sequence) {
             return false;
         }
         self.0.insert(token, tick);
@@ -80,7 +82,7 @@ impl Clock {
             {
                 return bad("clock token", token.0);
             }
-            if sequence == 0 || sequence > SEQUENCE_MAX {
+            if !is_sayable(sequence) {
                 return bad("clock sequence", sequence);
             }
             let tick = Tick {
@@ -91,6 +93,11 @@ impl Clock {
         }
         Ok(Self(clock))
     }
+}
+
+/// What has sent nothing has no entry, so one text has one encoding.
+fn is_sayable(sequence: u64) -> bool {
+    (1..=SEQUENCE_MAX).contains(&sequence)
 }
 
 /// As at the prototype's prompt: `[1:4, 2:7]`.

@@ -29,7 +29,8 @@ impl Wh {
         self.0.checked_sub(other.0).map(Self)
     }
 
-    /// For JSON: credits as a number. Exact up to 2^53 Wh; the integer stands beside it.
+    /// For JSON: credits as a number. Up to 10^15 Wh it reads as [`Self`] does as text (a double keeps 15 digits);
+    /// beyond that two amounts may look alike, so the integer stands beside it.
     pub fn credits(self) -> f64 {
         self.0 as f64 / WH_PER_CREDIT as f64
     }
@@ -58,8 +59,9 @@ pub struct BadAmount {
 impl FromStr for Wh {
     type Err = BadAmount;
 
-    /// Digits, at most one point, at most three decimals. No sign, no exponent. Zero is an amount here; an offer
-    /// refuses it.
+    /// ASCII digits, then perhaps a point and one to three more. As in a JSON number `.5` and `1.` are refused; so are
+    /// signs, exponents and spaces, and what does not fit. Zeros in front count nothing. Zero is an amount here; an
+    /// offer refuses it.
     fn from_str(text: &str) -> Result<Self, BadAmount> {
         let bad = || BadAmount {
             found: text.chars().take(40).collect(),

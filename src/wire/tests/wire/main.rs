@@ -4,9 +4,12 @@
 
 mod ballots;
 mod bytes;
+mod causal;
+mod clocks;
 mod frames;
 mod hellos;
 mod hostile;
 mod messages;
 mod roster;
 mod support;
+mod trades;

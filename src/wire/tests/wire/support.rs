@@ -1,12 +1,18 @@
 //! Three members of one cluster, one message of every kind, and how a proptest makes any message.
 
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use synod_wire::message::{BallotRefusal, Heartbeat, Join, JoinResponse, MEMBERS_MAX, Role};
+use synod_wire::clock::{CLOCK_LEN_MAX, SEQUENCE_MAX};
+use synod_wire::message::{
+    BallotRefusal, CausalRange, Heartbeat, Join, JoinResponse, MEMBERS_MAX, Role, TradeConfirm,
+    TradeRequest,
+};
 use synod_wire::seal::{Opener, Refused, Sealer, Sessions, Windows};
+use synod_wire::trade::{Answer, Reply, Side, Signature, TradeRefusal};
 use synod_wire::{
-    Address, Anchor, Authentic, Ballot, ClusterId, Hash, Incarnation, LogPosition, Message,
-    SessionKey, SessionPublic, Term, Token,
+    Address, Anchor, Authentic, Ballot, Clock, ClusterId, Hash, Incarnation, LogPosition, Message,
+    Offer, SessionKey, SessionPublic, Term, Tick, Token, TradeId, Wh,
 };
 
 pub const ALICE: Token = Token(1);
@@ -73,6 +79,87 @@ impl Pair {
     }
 }
 
+/// Alice's own signature under a frame that she changed: what a broken member may send.
+pub fn signed_anew(mut frame: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    frame.truncate(frame.len() - 64);
+    change(&mut frame);
+    let digest = Sha256::new()
+        .chain_update(b"synod/frame/v1\0")
+        .chain_update(&frame)
+        .finalize();
+    let signature = key(ALICE).sign(&digest.into());
+    frame.extend(signature);
+    frame
+}
+
+/// A clock of these (token, incarnation, sequence).
+pub fn clock(entries: &[(u64, u64, u64)]) -> Clock {
+    let mut clock = Clock::default();
+    for (token, incarnation, sequence) in entries.iter().copied() {
+        let incarnation = Incarnation(incarnation);
+        let tick = Tick {
+            incarnation,
+            sequence,
+        };
+        assert!(clock.set(Token(token), tick));
+    }
+    clock
+}
+
+/// The most members that fit, Alice in incarnation 1 at `sequence` among them.
+pub fn largest_clock(sequence: u64) -> Clock {
+    let others = (2..=CLOCK_LEN_MAX as u64).map(|token| (token, u64::MAX, SEQUENCE_MAX));
+    let entries: Vec<_> = std::iter::once((ALICE.0, 1, sequence))
+        .chain(others)
+        .collect();
+    clock(&entries)
+}
+
+/// 30 credits from the proposer to the other.
+pub fn offer(proposer: Token, sequence: u64, with: Token) -> Offer {
+    let incarnation = Incarnation(1);
+    Offer {
+        id: TradeId {
+            proposer,
+            incarnation,
+            sequence,
+        },
+        side: Side::Sell,
+        with,
+        amount: Wh(30_000),
+        expires_ms: 1_700_000_030_000,
+    }
+}
+
+/// Alice offers something to Bob under this clock.
+pub fn trade_request(clock: Clock) -> Message {
+    let offer = offer(ALICE, clock.tick(ALICE).sequence, BOB);
+    let signature = offer.sign(cluster(), &key(ALICE));
+    Message::TradeRequest(TradeRequest {
+        clock,
+        offer,
+        signature,
+    })
+}
+
+/// Alice agrees to what Bob offered in his fourth message.
+pub fn trade_confirm(clock: Clock) -> Message {
+    let offer = offer(BOB, 4, ALICE);
+    let answer = Answer::sign(
+        cluster(),
+        &key(ALICE),
+        &offer,
+        Incarnation(1),
+        Reply::Accepted,
+    );
+    Message::TradeConfirm(TradeConfirm {
+        clock,
+        offer,
+        offered: offer.sign(cluster(), &key(BOB)),
+        answer,
+    })
+}
+
 pub fn ballot() -> Ballot {
     Ballot {
         term: Term(7),
@@ -102,6 +189,7 @@ pub fn one_of_each() -> Vec<Message> {
             position: position(),
             committed: 43,
             http: "127.0.0.1:8081".to_owned(),
+            unheard: vec![Token(3)],
         }),
         Message::Join(Join {
             nonce: [7; 16],
@@ -112,6 +200,7 @@ pub fn one_of_each() -> Vec<Message> {
             term: Term(6),
             position: position(),
             members: vec![Token(1), Token(2), Token(3)],
+            clock: clock(&[(1, 1, 4), (2, 5, 7)]),
         }),
         Message::Leave,
         Message::Election {
@@ -141,6 +230,19 @@ pub fn one_of_each() -> Vec<Message> {
             reason: BallotRefusal::Behind,
             position: position(),
         },
+        trade_request(clock(&[(1, 1, 5), (2, 1, 3)])),
+        trade_confirm(clock(&[(1, 1, 6), (2, 1, 4)])),
+        Message::CausalAsk(CausalRange {
+            author: Token(3),
+            incarnation: Incarnation(2),
+            first: 8,
+            last: 11,
+        }),
+        Message::CallElection { term: Term(7) },
+        Message::HandOver {
+            term: Term(7),
+            to: Token(3),
+        },
     ]
 }
 
@@ -161,18 +263,94 @@ prop_compose! {
     fn heartbeats()(
         role in prop_oneof![Just(Role::Follower), Just(Role::Candidate), Just(Role::Leader)],
         muted: bool, term: u64, position in positions(), committed: u64, http in "[a-z0-9.:é]{0,120}",
+        unheard in tokens(),
     ) -> Message {
-        Message::Heartbeat(Heartbeat { role, muted, term: Term(term), position, committed, http })
+        Message::Heartbeat(Heartbeat { role, muted, term: Term(term), position, committed, http, unheard })
     }
 }
 
 prop_compose! {
     fn join_responses()(
         nonce: [u8; 16], term: u64, position in positions(),
-        members in prop::collection::vec(any::<u64>().prop_map(Token), 0..=MEMBERS_MAX),
+        members in tokens(), clock in clocks(),
     ) -> Message {
-        Message::JoinResponse(JoinResponse { nonce, term: Term(term), position, members })
+        Message::JoinResponse(JoinResponse { nonce, term: Term(term), position, members, clock })
     }
+}
+
+fn tokens() -> impl Strategy<Value = Vec<Token>> {
+    prop::collection::vec(any::<u64>().prop_map(Token), 0..=MEMBERS_MAX)
+}
+
+/// Any clock that can be said.
+pub fn clocks() -> impl Strategy<Value = Clock> {
+    let entry = (any::<u64>(), any::<u64>(), 1..=SEQUENCE_MAX);
+    prop::collection::vec(entry, 0..=CLOCK_LEN_MAX).prop_map(|entries| clock(&entries))
+}
+
+prop_compose! {
+    fn offers()(
+        proposer: u64, incarnation: u64, sequence: u64,
+        side in prop_oneof![Just(Side::Sell), Just(Side::Buy)], with: u64, amount: u64, expires_ms: u64,
+    ) -> Offer {
+        let id = TradeId { proposer: Token(proposer), incarnation: Incarnation(incarnation), sequence };
+        Offer { id, side, with: Token(with), amount: Wh(amount), expires_ms }
+    }
+}
+
+/// Sixty-four bytes: nobody has to have signed what is only encoded.
+fn signatures() -> impl Strategy<Value = Signature> {
+    any::<[[u8; 32]; 2]>().prop_map(|halves| Signature(halves.concat().try_into().unwrap()))
+}
+
+/// Every answer there is.
+pub const REPLIES: [Reply; 4] = [
+    Reply::Accepted,
+    Reply::Refused(TradeRefusal::InsufficientCredits),
+    Reply::Refused(TradeRefusal::TooMuch),
+    Reply::Refused(TradeRefusal::Busy),
+];
+
+prop_compose! {
+    fn answers()(incarnation: u64, reply in prop::sample::select(&REPLIES[..]), signature in signatures()) -> Answer {
+        Answer { incarnation: Incarnation(incarnation), reply, signature }
+    }
+}
+
+/// The kinds from 11 on.
+fn trades_and_wishes() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        (clocks(), offers(), signatures()).prop_map(|(clock, offer, signature)| {
+            Message::TradeRequest(TradeRequest {
+                clock,
+                offer,
+                signature,
+            })
+        }),
+        (clocks(), offers(), signatures(), answers()).prop_map(
+            |(clock, offer, offered, answer)| {
+                Message::TradeConfirm(TradeConfirm {
+                    clock,
+                    offer,
+                    offered,
+                    answer,
+                })
+            }
+        ),
+        any::<[u64; 4]>().prop_map(|[author, incarnation, first, last]| {
+            Message::CausalAsk(CausalRange {
+                author: Token(author),
+                incarnation: Incarnation(incarnation),
+                first,
+                last,
+            })
+        }),
+        any::<u64>().prop_map(|term| Message::CallElection { term: Term(term) }),
+        any::<[u64; 2]>().prop_map(|[term, to]| Message::HandOver {
+            term: Term(term),
+            to: Token(to),
+        }),
+    ]
 }
 
 fn refusals() -> impl Strategy<Value = BallotRefusal> {
@@ -189,33 +367,34 @@ fn refusals() -> impl Strategy<Value = BallotRefusal> {
 /// Any message that can be said.
 pub fn messages() -> impl Strategy<Value = Message> {
     prop_oneof![
-        heartbeats(),
-        join_responses(),
-        (any::<[u8; 16]>(), ".{0,60}")
+        5 => trades_and_wishes(),
+        1 => heartbeats(),
+        1 => join_responses(),
+        1 => (any::<[u8; 16]>(), ".{0,60}")
             .prop_map(|(nonce, http)| Message::Join(Join { nonce, http })),
-        Just(Message::Leave),
-        (any::<u64>(), positions()).prop_map(|(term, position)| Message::Election {
+        1 => Just(Message::Leave),
+        1 => (any::<u64>(), positions()).prop_map(|(term, position)| Message::Election {
             term: Term(term),
             position
         }),
-        (any::<u64>(), positions()).prop_map(|(term, position)| Message::Ok {
+        1 => (any::<u64>(), positions()).prop_map(|(term, position)| Message::Ok {
             term: Term(term),
             position
         }),
-        (any::<u64>(), any::<u64>()).prop_map(|(term, block)| {
+        1 => (any::<u64>(), any::<u64>()).prop_map(|(term, block)| {
             Message::Coordinator {
                 term: Term(term),
                 block,
             }
         }),
-        (ballots(), positions(), any::<bool>()).prop_map(|(ballot, position, cold_start)| {
+        1 => (ballots(), positions(), any::<bool>()).prop_map(|(ballot, position, cold_start)| {
             Message::BallotRequest {
                 ballot,
                 position,
                 cold_start,
             }
         }),
-        (ballots(), any::<[u8; 32]>(), any::<bool>()).prop_map(|(ballot, half, muted)| {
+        1 => (ballots(), any::<[u8; 32]>(), any::<bool>()).prop_map(|(ballot, half, muted)| {
             let mut signature = [9; 64];
             signature[..32].copy_from_slice(&half);
             Message::Ballot {
@@ -224,7 +403,7 @@ pub fn messages() -> impl Strategy<Value = Message> {
                 muted,
             }
         }),
-        (any::<u64>(), refusals(), positions()).prop_map(|(term, reason, position)| {
+        1 => (any::<u64>(), refusals(), positions()).prop_map(|(term, reason, position)| {
             Message::BallotRefused {
                 term: Term(term),
                 reason,
