@@ -1,27 +1,33 @@
 //! The HTTP API of a node: the prototype's routes and fields, fields added. Loopback only until there is a
 //! token for writers; a browser page of somebody else gets nothing (`guard`). Every error is an RFC 9457
-//! body that keeps the prototype's `error` field.
+//! body that keeps the prototype's `error` field. The control socket serves the same routes (`control`).
 
+mod balances;
+mod clock;
 mod counter;
+mod gone;
 mod guard;
 mod health;
 mod increment;
 mod log;
 mod members;
 mod metrics;
+mod paging;
 pub mod problem;
-mod server;
+pub(crate) mod server;
 mod status;
 mod trades;
 pub mod types;
+mod views;
 
 pub use increment::{IncrementRefused, LeaderHint};
 pub use server::serve;
 pub use trades::TradeRefused;
 
 use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{any, get, post};
 use futures_util::future::BoxFuture;
 use problem::Problem;
 use std::sync::Arc;
@@ -77,22 +83,50 @@ pub const TRADE_WAIT_MAX: Duration = Duration::from_secs(25);
 type Shared = Arc<dyn Backend>;
 
 /// The API on one screen.
-fn routes(backend: Shared, guard: guard::Guard) -> Router {
+fn routes() -> Router<Shared> {
     Router::new()
         .route("/status", get(status::show))
         .route("/counter", get(counter::show))
         .route("/increment", post(increment::add))
         .route("/members", get(members::show))
-        .route("/log", get(log::page))
+        .route("/log", get(log::show))
+        .route("/balances", get(balances::show))
+        .route("/trades", get(trades::list).post(trades::offer))
+        .route("/clock", get(clock::show))
+        .route("/peers", get(views::peers))
+        .route("/info", get(views::info))
+        .route("/wallet-info", get(views::wallet_info))
         .route("/health", get(health::show))
         .route("/metrics", get(metrics::show))
-        .fallback(unknown)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(axum::middleware::from_fn_with_state(
-            Arc::new(guard),
-            guard::check,
-        ))
-        .with_state(backend)
+        .route("/mint-nft", any(gone::mint))
+        .route("/register", any(gone::register))
+        .route("/register-instance", any(gone::register))
+        .route("/register-peer", any(gone::register_peer))
+}
+
+/// For TCP: behind the guard.
+fn guarded(backend: Shared, guard: guard::Guard) -> Router {
+    let check = from_fn_with_state(Arc::new(guard), guard::check);
+    closed(routes().with_state(backend), ROUTES).layer(check)
+}
+
+/// For whoever may open the control socket: no name and no origin is asked for, and there is `more`.
+pub(crate) fn trusted(backend: Shared, more: Router, more_routes: &str) -> Router {
+    let all = routes().with_state(backend).merge(more);
+    closed(all, &format!("{ROUTES}; here also {more_routes}")).layer(from_fn(guard::bounded))
+}
+
+const ROUTES: &str = "GET /status /counter /members /log /balances /trades /clock /peers /info /wallet-info /health \
+                      /metrics and POST /increment /trades";
+
+/// What is no route is a problem, too.
+fn closed(router: Router, routes: &str) -> Router {
+    let (one, two) = (Arc::<str>::from(routes), Arc::<str>::from(routes));
+    router
+        .fallback(move |uri: Uri| async move { unknown(&uri, &one) })
+        .method_not_allowed_fallback(move |method: Method, uri: Uri| async move {
+            wrong_method(&method, &uri, &two)
+        })
 }
 
 /// 503 until this node may answer reads.
@@ -105,19 +139,24 @@ fn readable(backend: &Shared) -> Result<(), Problem> {
     backend.readable().map_err(refused)
 }
 
-async fn unknown(uri: axum::http::Uri) -> Problem {
-    let path: String = uri.path().chars().take(80).collect();
-    Problem::new(StatusCode::NOT_FOUND, "No such route")
-        .detail(format!("{path:?} is not a route; there are {ROUTES}"))
+fn unknown(uri: &Uri, routes: &str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "No such route").detail(format!(
+        "{:?} is not a route; there are {routes}",
+        path(uri)
+    ))
 }
 
-async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
-    let path: String = uri.path().chars().take(80).collect();
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Wrong method")
-        .detail(format!("{path} does not take {method}; there are {ROUTES}"))
+fn wrong_method(method: &Method, uri: &Uri, routes: &str) -> Problem {
+    let method: String = method.as_str().chars().take(20).collect();
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Wrong method").detail(format!(
+        "{} does not take {method}; there are {routes}",
+        path(uri)
+    ))
 }
 
-const ROUTES: &str = "GET /status /counter /members /log /health /metrics and POST /increment";
+fn path(uri: &Uri) -> String {
+    uri.path().chars().take(80).collect()
+}
 
 #[cfg(test)]
 mod tests;

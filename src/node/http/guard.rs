@@ -18,7 +18,7 @@ pub(super) const BODY_LEN_MAX: usize = 64 << 10;
 /// A body must have arrived by then.
 pub(super) const BODY_MAX: Duration = Duration::from_secs(5);
 /// An answer must exist by then; the node's own limits are shorter.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Names under which this node may be addressed.
 pub(super) struct Guard {
@@ -125,25 +125,33 @@ fn shown(value: Option<&HeaderValue>) -> String {
     }
 }
 
-/// The layer.
+/// The layer of the API.
 pub(super) async fn check(
     State(guard): State<Arc<Guard>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let mut response = match guard.admit(request.headers()) {
+    match guard.admit(request.headers()) {
+        Err(problem) => labelled(problem.into_response()),
+        Ok(()) => bounded(request, next).await,
+    }
+}
+
+/// The layer of whoever was let in: sizes and times. The control socket has only this one, since no browser can open it.
+pub(super) async fn bounded(request: Request, next: Next) -> Response {
+    labelled(match with_bounded_body(request).await {
         Err(problem) => problem.into_response(),
-        Ok(()) => match with_bounded_body(request).await {
-            Err(problem) => problem.into_response(),
-            Ok(request) => tokio::time::timeout(ANSWER_MAX, next.run(request))
-                .await
-                .unwrap_or_else(|_| {
-                    Problem::new(StatusCode::GATEWAY_TIMEOUT, "No answer in time")
-                        .detail("the outcome is unknown; ask /status before you try again")
-                        .into_response()
-                }),
-        },
-    };
+        Ok(request) => tokio::time::timeout(ANSWER_MAX, next.run(request))
+            .await
+            .unwrap_or_else(|_| {
+                Problem::new(StatusCode::GATEWAY_TIMEOUT, "No answer in time")
+                    .detail("the outcome is unknown; ask /status before you try again")
+                    .into_response()
+            }),
+    })
+}
+
+fn labelled(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(

@@ -203,14 +203,6 @@ pub(super) struct IncrementQuery {
     pub forward: Option<bool>,
 }
 
-/// Parameters of `GET /log`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LogQuery {
-    pub from: Option<u64>,
-    pub limit: Option<u32>,
-}
-
 /// `GET /log`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LogPage {
