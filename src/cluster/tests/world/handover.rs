@@ -139,7 +139,7 @@ impl Bench {
     fn run(&mut self, ms: u64, at: impl Fn(Token) -> LogPosition) {
         for _ in 0..ms / 10 {
             self.now += 10;
-            if self.now % 100 == 0 {
+            if self.now.is_multiple_of(100) {
                 for token in (1..=6).map(Token) {
                     let beat = Heartbeat {
                         role: if token == LEADER {

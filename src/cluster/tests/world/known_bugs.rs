@@ -1,4 +1,4 @@
-//! The world bites: two bugs, switched on in the model only, must be found by it, and without them the
+//! The world bites: three bugs, switched on in the model only, must be found by it, and without them the
 //! same story must go well.
 
 use crate::story::{check_with, history};
@@ -21,6 +21,22 @@ fn a_gate_that_ignores_the_promise_lets_the_elected_node_lose_in_the_engine() {
         Vec::new(),
         "elected by live signers, so it wins in the engine"
     );
+    assert!(!lost(true).is_empty(), "the bug is found");
+}
+
+/// What a leader writes after its own ballot the elected one lacks, and here it needs this very vote.
+#[test]
+fn a_leader_that_writes_on_after_handing_over_lets_the_elected_node_lose_in_the_engine() {
+    let lost = |leader_keeps_writing| {
+        let bugs = Bugs {
+            leader_keeps_writing,
+            ..Bugs::default()
+        };
+        let world = check_with("bug_pen.txt", bugs);
+        assert!(world.judge.violations.is_empty(), "{}", history(&world));
+        world.judge.lost_elections()
+    };
+    assert_eq!(lost(false), Vec::new(), "its pen is down");
     assert!(!lost(true).is_empty(), "the bug is found");
 }
 

@@ -3,6 +3,7 @@
 
 use crate::story::history;
 use crate::world::{World, pair};
+use std::collections::BTreeSet;
 use synod_cluster::Event;
 use synod_wire::Token;
 
@@ -200,6 +201,25 @@ impl Run {
         self.world.network.loss_percent = self.world.network.loss_percent.min(5);
     }
 
+    /// Elections that a hand-over led to, those of them that changed the leader, late joiners that got a seat.
+    fn what_people_did(&self) -> (usize, usize, usize) {
+        let said = |line: &String| line[7..].to_owned();
+        let lines: BTreeSet<String> = self.world.trace.iter().map(said).collect();
+        let mut before = None;
+        let (mut forced, mut moved) = (0, 0);
+        for (term, leader) in &self.world.contract.elections {
+            let named = format!(": term {term} is handed over to {leader}");
+            let by_hand_over = lines.iter().any(|line| line.ends_with(&named));
+            forced += usize::from(by_hand_over);
+            moved += usize::from(by_hand_over && before != Some(*leader));
+            before = Some(*leader);
+        }
+        let seats = lines
+            .iter()
+            .filter(|line| line.starts_with("contract: ") && line.contains(" seats "));
+        (forced, moved, seats.count())
+    }
+
     /// FNV-1a over the readable history.
     fn hash(&self) -> u64 {
         let bytes = self.world.trace.iter().flat_map(|line| line.bytes());
@@ -211,6 +231,8 @@ impl Run {
 
 fn survive(seeds: std::ops::Range<u64>) {
     let (mut office, mut settled, mut diverged) = ((0, 0), (0, 0), 0);
+    let (mut handed, mut moved, mut seated) = (0, 0, 0);
+    let many = seeds.end - seeds.start >= 50;
     for seed in seeds {
         let run = Run::new(seed).play();
         let broken = &run.world.judge.violations;
@@ -226,8 +248,17 @@ fn survive(seeds: std::ops::Range<u64>) {
         office = office.max((after(took.0), seed));
         settled = settled.max((after(took.1), seed));
         diverged += run.world.diverged;
+        let (forced, to_another, seats) = run.what_people_did();
+        handed += forced;
+        moved += to_another;
+        seated += seats;
     }
     println!("slowest office, settled (ms, seed): {office:?}, {settled:?}; diverged {diverged}");
+    println!(
+        "forced elections {handed}, of them to another node {moved}; late joiners seated {seated}"
+    );
+    // histories without the events that they are for prove nothing
+    assert!(!many || handed > 10 && moved > 2 && seated > 10);
 }
 
 #[test]

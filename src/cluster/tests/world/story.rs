@@ -111,6 +111,10 @@ fn obey(world: &mut World, command: &str) -> Option<String> {
         }),
         "say-hand-over" => say_hand_over(world, tokens[0], numbers[1], tokens[2]),
         "say-call" => say_call(world, tokens[0], tokens[1]),
+        "write-often" => (0..numbers[0] / 10).for_each(|_| {
+            world.write();
+            world.advance(10);
+        }),
         "leave" => leave(world, tokens[0]),
         "cut" | "cut-udp" | "cut-links" => cut(world, verb, &tokens),
         "heal" => {
@@ -234,7 +238,7 @@ pub fn show(world: &World) -> String {
 
 impl Bugs {
     fn is_none(self) -> bool {
-        !self.gate_ignores_promise && !self.restarts_unmuted
+        !self.gate_ignores_promise && !self.restarts_unmuted && !self.leader_keeps_writing
     }
 }
 

@@ -22,6 +22,7 @@ const ENGINE_BEAT_MS: u64 = 50;
 pub struct Bugs {
     pub gate_ignores_promise: bool,
     pub restarts_unmuted: bool,
+    pub leader_keeps_writing: bool,
 }
 
 pub struct Node {
@@ -351,7 +352,9 @@ impl World {
 
     /// A client increments at whoever is in office.
     pub fn write(&mut self) -> bool {
-        let Some(leader) = self.in_office().filter(|t| !self.pen_down(*t)) else {
+        let writes_on = self.bugs.leader_keeps_writing;
+        let may_write = |t: &Token| writes_on || !self.pen_down(*t);
+        let Some(leader) = self.in_office().filter(may_write) else {
             return false;
         };
         self.writes += 1;
