@@ -73,6 +73,7 @@ impl Message {
     }
 }
 
+#[allow(clippy::too_many_lines)] // a table of kinds is a table
 fn read(kind: Kind, r: &mut Reader<'_>) -> Result<Message, BadBytes> {
     Ok(match kind {
         Kind::Heartbeat => Message::Heartbeat(Heartbeat {
