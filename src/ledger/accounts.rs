@@ -3,6 +3,7 @@
 //! first entry that names it; the sum of all balances is what was issued, after every entry.
 
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use synod_wire::trade::{Answer, Offer, Reply, Signature, TradeRefusal};
 use synod_wire::{ClusterId, Incarnation, SessionPublic, Token, TradeId, Wh};
@@ -157,27 +158,37 @@ impl Accounts {
         if offer.check().is_err() {
             return Judgement::Wrong(WrongTrade::Offer);
         }
-        let (Some(cluster), Some(proposer), Some(other)) = (
-            self.cluster,
-            self.sessions.get(&offer.id.proposer),
-            self.sessions.get(&offer.with),
-        ) else {
+        let expired = log_time_ms > offer.expires_ms;
+        let (Some(cluster), Some(proposer)) = (self.cluster, self.sessions.get(&offer.id.proposer))
+        else {
             return Judgement::Wrong(WrongTrade::Party);
         };
-        let answered = answer.map_or(other.incarnation, |answer| answer.incarnation);
-        if offer.id.incarnation > proposer.incarnation || answered > other.incarnation {
+        let other = self.sessions.get(&offer.with);
+        // nobody need be there for an offer to expire: the other side may have left
+        let silent = expired && answer.is_none() && self.balance(offer.with).is_some();
+        if other.is_none() && !silent {
             return Judgement::Wrong(WrongTrade::Party);
         }
-        if offer.id.incarnation < proposer.incarnation || answered < other.incarnation {
+        let pairs = [
+            (Some(offer.id.incarnation), Some(proposer.incarnation)),
+            (answer.map(|a| a.incarnation), other.map(|o| o.incarnation)),
+        ];
+        let pairs = pairs.map(|(said, now)| said.zip(now).map(|(said, now)| said.cmp(&now)));
+        if pairs.contains(&Some(Ordering::Greater)) {
+            return Judgement::Wrong(WrongTrade::Party);
+        }
+        if pairs.contains(&Some(Ordering::Less)) {
             return Judgement::Void;
         }
         if !offer.verify(cluster, &proposer.key, offered) {
             return Judgement::Wrong(WrongTrade::OfferSignature);
         }
-        if answer.is_some_and(|answer| !answer.verify(cluster, &other.key, offer)) {
+        if let (Some(answer), Some(other)) = (answer, other)
+            && !answer.verify(cluster, &other.key, offer)
+        {
             return Judgement::Wrong(WrongTrade::AnswerSignature);
         }
-        if log_time_ms > offer.expires_ms {
+        if expired {
             return Judgement::Decided(Decision::Expired);
         }
         match answer {

@@ -6,14 +6,17 @@
 
 pub mod accounts;
 mod causal;
+mod gaps;
 mod machine;
 mod outbox;
+mod refusal;
+mod speak;
 mod trades;
 
 pub use accounts::{Accounts, Decision, Judgement, Session, Settlement, TradeRecord, WrongTrade};
-pub use causal::{CausalStats, Refusal};
 pub use machine::Ledger;
 pub use outbox::{Intent, Wish};
+pub use refusal::{CausalStats, Refusal};
 
 use std::sync::Arc;
 use synod_wire::message::CausalRange;
@@ -232,6 +235,11 @@ pub enum Declined {
     /// The log does not list this session yet.
     #[error("the log does not list this node's session yet; try again in a moment")]
     NotListed,
+    /// The log has closed our messages: a gap in them could not be filled.
+    #[error(
+        "the log has closed this node's messages, one of which nobody received; restart this node"
+    )]
+    Closed,
     /// Too many undecided trades.
     #[error("{0} trades of this node are undecided; wait for some of them")]
     Busy(usize),
