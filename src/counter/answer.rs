@@ -2,9 +2,9 @@
 //! engine. Every way out is an answer; nothing that arrives can stop this node except proof of divergence.
 
 use crate::engine::{Inner, wall_ms};
-use crate::gate::{Peer, Refusal, lock};
+use crate::gate::{Before, Peer, Refusal, lock};
 use crate::raft::{RaftEntry, Types, outside};
-use crate::request::{Answer, Ask, Request, decode, encode};
+use crate::request::{Answer, Ask, Request, decode, encode, voter_sets};
 use openraft::raft::AppendEntriesRequest;
 use std::time::Instant;
 use synod_wire::{Hash, Token};
@@ -32,10 +32,9 @@ async fn admit(engine: &Inner, from: Peer, bytes: &[u8]) -> Result<Answer, Refus
             .holds(entry)
             .is_ok_and(|found| found == Some((true, true)))
     };
-    engine
-        .out
-        .gate
-        .check(wall_ms(), from, &request.head(held), own_log_id)?;
+    let before = before(engine, &request).await?;
+    let head = request.head(held, before)?;
+    engine.out.gate.check(wall_ms(), from, &head, own_log_id)?;
     request.check(from.token, engine.cluster)?;
     if let Some(why) = lock(&engine.out.fault).clone() {
         return Err(Refusal::Stopped(why));
@@ -71,6 +70,33 @@ async fn admit(engine: &Inner, from: Peer, bytes: &[u8]) -> Result<Answer, Refus
         Ask::Snapshot => Err(Refusal::Unsupported(crate::gate::Kind::Snapshot)),
         Ask::Transfer => Err(Refusal::Unsupported(crate::gate::Kind::Transfer)),
     }
+}
+
+/// What our log says about voters and members, when the request is about to change the voters.
+async fn before(engine: &Inner, request: &Request) -> Result<Before, Refusal> {
+    let mut before = Before {
+        known: [engine.token].into(),
+        ..Before::default()
+    };
+    if !request.changes_voters() {
+        return Ok(before);
+    }
+    before.listed = lock(&engine.out.state).members.as_ref().map(|record| {
+        let tokens = record.members.iter().map(|m| m.token).collect();
+        (record.block.number, tokens)
+    });
+    let effective = engine
+        .raft
+        .with_raft_state(|state| state.membership_state.effective().membership().clone())
+        .await
+        .map_err(|e| Refusal::Stopped(e.to_string()))?;
+    let sets = voter_sets(&effective);
+    if !sets.is_empty() {
+        before.voted = Some(sets.into_iter().flatten().collect());
+        let named = effective.nodes().map(|(id, _)| Token(*id));
+        before.known.extend(named);
+    }
+    Ok(before)
 }
 
 /// The engine compares ids; we compare contents under equal ids, and let nothing cut what is committed.
@@ -164,7 +190,7 @@ mod tests {
         let gate = Arc::new(Gate::new(Token(2)));
         gate.update(|s| {
             (s.term, s.leader, s.mute) = (Term(1), Some(Token(1)), Mute::Unmuted);
-            s.incarnations = [(Token(1), Incarnation(1))].into();
+            s.incarnations = (1..=3).map(|t| (Token(t), Incarnation(1))).collect();
         });
         let settings = Settings {
             token: Token(2),
@@ -341,6 +367,7 @@ mod tests {
                 cluster: ClusterId(Hash([2; 32])),
                 block: synod_wire::BlockRef::default(),
                 members: vec![],
+                initial_credit: synod_wire::Wh(1),
             },
         };
         let table = [

@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-const FORMAT: u8 = 1;
+/// 2: entries know trades.
+const FORMAT: u8 = 2;
 const FILE: &str = "log.redb";
 /// Orders that wait; more than this and the engine's task waits for the disk.
 const QUEUE_LEN_MAX: usize = 1024;

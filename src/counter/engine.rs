@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     pub last_append: Mutex<Option<Instant>>,
     /// An election lasts at most this long.
     campaign: Duration,
+    /// Who answered within this time is there.
+    pub lease: Duration,
     /// Newest time given to an entry; held while an entry is handed over, so that log order is time order.
     pub stamp: tokio::sync::Mutex<u64>,
     applied: watch::Receiver<u64>,
@@ -116,6 +118,7 @@ impl Engine {
             out,
             last_append: Mutex::new(None),
             campaign: settings.election_max * 2,
+            lease: settings.election_max,
             stamp: tokio::sync::Mutex::new(0),
             applied,
             view: watch::channel(View::default()).0,
@@ -254,6 +257,11 @@ impl Inner {
         lock(&self.out.fault).get_or_insert(why);
         *lock(&self.out.office) = None;
         self.publish();
+    }
+
+    /// The engine's own view of itself.
+    pub fn metrics(&self) -> openraft::RaftMetrics<Types> {
+        openraft::async_runtime::watch::WatchReceiver::borrow_watched(&self.raft.metrics()).clone()
     }
 
     pub fn look(&self) -> View {

@@ -4,12 +4,13 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use synod_wire::{Address, BlockRef, ClusterId, Hash, Incarnation, SessionPublic, Term, Token};
+use synod_ledger::Settlement;
+use synod_wire::{Address, BlockRef, ClusterId, Hash, Incarnation, SessionPublic, Term, Token, Wh};
 
 /// No entry is longer.
 pub const ENTRY_LEN_MAX: usize = 64 * 1024;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One member's key as the log knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +36,7 @@ impl MemberKey {
     }
 }
 
-/// What an entry says. The place of a variant is its number on disk: 4 is kept for `Settle`, 5 for
-/// `Close`; until they exist the decoder refuses them.
+/// What an entry says. The place of a variant is its number on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
     /// The birth of this log; its hash is the log id.
@@ -47,6 +47,8 @@ pub enum Body {
         block: BlockRef,
         /// Tokens seated there.
         members: Vec<Token>,
+        /// What every member is credited once, chosen by the winner of the birth; a rule of the cluster from here on.
+        initial_credit: Wh,
     },
     /// A leader takes the office; the first committed one of a term fixes its leader for ever.
     TermStart {
@@ -77,6 +79,17 @@ pub enum Body {
         /// Wallet of the leader that took it.
         leader: Address,
     },
+    /// Decides a trade: settled, refused or expired (`synod_ledger::accounts`).
+    Settle(Settlement),
+    /// No message of this incarnation beyond `last` counts any more.
+    Close {
+        /// Whose.
+        token: Token,
+        /// Which registration's.
+        incarnation: Incarnation,
+        /// Its last message that stands.
+        last: u64,
+    },
 }
 
 impl Body {
@@ -87,6 +100,8 @@ impl Body {
             Self::TermStart { .. } => "TermStart",
             Self::Members { .. } => "Members",
             Self::Increment { .. } => "Increment",
+            Self::Settle(_) => "Settle",
+            Self::Close { .. } => "Close",
         }
     }
 }
@@ -179,6 +194,32 @@ impl<'de> Deserialize<'de> for Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use synod_wire::trade::{Answer, Reply, Side, Signature, TradeRefusal};
+    use synod_wire::{Offer, TradeId};
+
+    fn settlement(reply: Option<Reply>) -> Settlement {
+        let id = TradeId {
+            proposer: Token(1),
+            incarnation: Incarnation(2),
+            sequence: 3,
+        };
+        let offer = Offer {
+            id,
+            side: Side::Buy,
+            with: Token(300),
+            amount: Wh(2_500),
+            expires_ms: 1_700_000_030_000,
+        };
+        Settlement {
+            offer,
+            offered: Signature([6; 64]),
+            answer: reply.map(|reply| Answer {
+                incarnation: Incarnation(1),
+                reply,
+                signature: Signature([7; 64]),
+            }),
+        }
+    }
 
     fn all() -> Vec<Entry> {
         let block = BlockRef {
@@ -191,6 +232,7 @@ mod tests {
                 cluster: ClusterId(Hash([2; 32])),
                 block,
                 members: vec![Token(1), Token(300)],
+                initial_credit: Wh(100_000),
             },
             Body::TermStart {
                 term: Term(4),
@@ -213,6 +255,14 @@ mod tests {
             Body::Increment {
                 leader: Address([5; 20]),
             },
+            Body::Settle(settlement(Some(Reply::Refused(TradeRefusal::Busy)))),
+            Body::Close {
+                token: Token(300),
+                incarnation: Incarnation(2),
+                last: 17,
+            },
+            Body::Settle(settlement(Some(Reply::Accepted))),
+            Body::Settle(settlement(None)),
         ];
         bodies
             .into_iter()
@@ -236,13 +286,30 @@ mod tests {
             .iter()
             .map(|e| postcard::to_stdvec(&e.body).unwrap()[0])
             .collect();
-        assert_eq!(numbers, [0, 1, 2, 3]);
-        for reserved in [4u8, 5] {
-            let bytes = [&[VERSION, 0][..], &[reserved], &[0; 40]].concat();
-            assert!(
-                matches!(Entry::decode(&bytes), Err(BadEntry::Postcard(_))),
-                "{reserved} is not decoded"
-            );
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 4, 4]);
+        let unknown = [&[VERSION, 0][..], &[6], &[0; 40]].concat();
+        assert!(matches!(
+            Entry::decode(&unknown),
+            Err(BadEntry::Postcard(_))
+        ));
+    }
+
+    /// The bytes of one entry of each kind, hashed: a change of the format has to come here and say so.
+    #[test]
+    fn the_bytes_of_every_kind_of_entry_are_these() {
+        let all: Vec<u8> = all().iter().flat_map(Entry::encode).collect();
+        let hash = Hash(Sha256::digest(&all).into());
+        assert_eq!((all.len(), hash.to_string().as_str()), (0, ""));
+    }
+
+    #[test]
+    fn an_entry_of_the_format_before_is_refused_by_its_number() {
+        for entry in all() {
+            let mut bytes = entry.encode();
+            bytes[0] = 1;
+            let why = Entry::decode(&bytes).unwrap_err();
+            assert_eq!(why, BadEntry::Version { found: Some(1) });
+            assert_eq!(why.to_string(), "entry format 2 expected, found Some(1)");
         }
     }
 
@@ -256,10 +323,10 @@ mod tests {
             let longer = [&bytes[..], &[0]].concat();
             assert_eq!(Entry::decode(&longer), Err(BadEntry::NotCanonical));
             let mut other = bytes.clone();
-            other[0] = 2;
+            other[0] = 3;
             assert_eq!(
                 Entry::decode(&other),
-                Err(BadEntry::Version { found: Some(2) })
+                Err(BadEntry::Version { found: Some(3) })
             );
         }
         assert_eq!(

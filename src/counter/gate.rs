@@ -4,8 +4,11 @@
 
 #[cfg(test)]
 mod tests;
+mod voters;
 
-use std::collections::{BTreeMap, VecDeque};
+pub use voters::{Before, VOTER_SETS_MAX, VoterSets};
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use synod_wire::{Hash, Incarnation, Term, Token};
@@ -58,6 +61,9 @@ pub struct Standing {
     pub block: u64,
     /// Current incarnations of the members.
     pub incarnations: BTreeMap<Token, Incarnation>,
+    /// Members that our own view of the chain shows active and seated: no voter set may leave them out. Empty = nothing
+    /// is demanded.
+    pub seated: BTreeSet<Token>,
     /// May we vote?
     pub mute: Mute,
     /// Our newest ballot.
@@ -96,6 +102,8 @@ pub struct Head {
     pub newest_time_ms: Option<u64>,
     /// Roster hashes of `Members` entries in it that are not committed yet.
     pub rosters: Vec<Hash>,
+    /// Changes of the engine's voter set in it that are neither committed nor held here.
+    pub voter_sets: Vec<VoterSets>,
 }
 
 /// Both clocks.
@@ -180,6 +188,18 @@ pub enum Refusal {
         /// Its hash.
         roster: Hash,
     },
+    /// A voter set of the engine that our own view of the chain does not bear out.
+    #[error("the voter set in entry {index} {} token {token}, {}; looking at the chain now, ask again",
+        if *.named { "names" } else { "leaves out" },
+        if *.named { "whom neither our own view of the chain nor the log lists" } else { "whom our own view of the chain shows seated" })]
+    UnconfirmedVoters {
+        /// Where it stands.
+        index: u64,
+        /// Whom it names or leaves out.
+        token: Token,
+        /// True: it names somebody unknown; false: it leaves out somebody who counts.
+        named: bool,
+    },
     /// Entries from the future.
     #[error(
         "an entry is {ahead_ms} ms ahead of our clock, at most {CLOCK_AHEAD_MAX_MS} pass; check both clocks"
@@ -229,6 +249,7 @@ impl Refusal {
             Self::Resting { .. } => "resting",
             Self::Muted => "muted",
             Self::Unconfirmed { .. } => "unconfirmed",
+            Self::UnconfirmedVoters { .. } => "unconfirmed_voters",
             Self::ClockAhead { .. } => "clock_ahead",
             Self::Unsupported(_) => "unsupported",
             Self::Diverged { .. } => "diverged",
@@ -304,6 +325,9 @@ fn judge_entries(standing: &Standing, now: Now, head: &Head) -> Result<(), Refus
     {
         return Err(Refusal::Unconfirmed { roster });
     }
+    for change in &head.voter_sets {
+        change.judge(standing)?;
+    }
     let ahead_ms = head.newest_time_ms.unwrap_or(0).saturating_sub(now.wall_ms);
     if ahead_ms > CLOCK_AHEAD_MAX_MS {
         return Err(Refusal::ClockAhead { ahead_ms });
@@ -356,7 +380,7 @@ impl Gate {
         lock(&self.refusals).clone()
     }
 
-    /// Told when somebody named a higher term than we know: look at the chain now.
+    /// Told when somebody named what our view of the chain does not show yet: look at the chain now.
     pub fn behind(&self) -> Arc<Notify> {
         Arc::clone(&self.behind)
     }
@@ -382,8 +406,13 @@ impl Gate {
     ) -> Result<(), Refusal> {
         let mono_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         let verdict = self.read(|s| judge(s, Now { mono_ms, wall_ms }, from, head, own_log_id));
-        // both mean that the chain shows more than we have read
-        if let Err(Refusal::Behind { .. } | Refusal::Unconfirmed { .. }) = verdict {
+        // all mean that the chain may show more than we have read
+        if let Err(
+            Refusal::Behind { .. }
+            | Refusal::Unconfirmed { .. }
+            | Refusal::UnconfirmedVoters { .. },
+        ) = verdict
+        {
             self.behind.notify_one();
         }
         verdict

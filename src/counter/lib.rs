@@ -9,6 +9,7 @@ mod engine;
 mod entry;
 mod gate;
 mod machine;
+mod members;
 mod network;
 mod propose;
 mod raft;
@@ -23,9 +24,12 @@ mod suite;
 pub use disk::OpenError;
 pub use engine::{Engine, EngineError, Settings};
 pub use entry::{BadEntry, Body, ENTRY_LEN_MAX, Entry, MemberKey};
-pub use gate::{Gate, Head, Kind, Mute, Now, Peer, Promise, Refusal, Standing, judge};
+pub use gate::{
+    Before, Gate, Head, Kind, Mute, Now, Peer, Promise, Refusal, Standing, VoterSets, judge,
+};
+pub use members::MembersStep;
 pub use network::{Courier, CourierError};
-pub use propose::{Committed, ProposeError};
+pub use propose::{Committed, PROPOSE_LEN_MAX, ProposeError};
 pub use request::REQUEST_LEN_MAX;
-pub use state::{Alarm, AlarmKind, MembersRecord, Operation, Outcome, State, TermRecord};
+pub use state::{Alarm, AlarmKind, Decided, MembersRecord, Operation, Outcome, State, TermRecord};
 pub use view::{Role, View};

@@ -20,6 +20,8 @@ openraft::declare_raft_types!(
 
 pub type Raft = openraft::Raft<Types, Machine>;
 pub type RaftEntry = EntryOf<Types>;
+/// Who votes and who only takes the log.
+pub type Voters = openraft::Membership<u64, openraft::EmptyNode>;
 pub type LogId = LogIdOf<Types>;
 pub type Vote = VoteOf<Types>;
 

@@ -2,12 +2,13 @@
 //! else: it is decoded within bounds and then checked for everything that no honest engine would send, because
 //! the engine itself only asserts it.
 
-use crate::entry::Body;
-use crate::gate::{Head, Kind, Refusal};
-use crate::raft::{LogId, RaftEntry, Types, Vote};
+use crate::entry::{Body, Entry, MemberKey};
+use crate::gate::{Before, Head, Kind, Refusal, VOTER_SETS_MAX, VoterSets};
+use crate::raft::{LogId, RaftEntry, Types, Vote, Voters, outside};
 use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use synod_wire::{ClusterId, Hash, Term, Token};
 
 /// No request or answer is longer.
@@ -16,7 +17,8 @@ pub const REQUEST_LEN_MAX: usize = 4 * 1024 * 1024;
 const VERSION: u8 = 1;
 /// Indexes and engine terms beyond this are refused, so that adding one never overflows.
 const NUMBER_MAX: u64 = 1 << 60;
-const VOTERS_MAX: usize = 64;
+/// In a voter set, and in all of a change, learners included.
+pub const VOTERS_MAX: usize = 64;
 const WHY_LEN_MAX: usize = 300;
 
 /// One request.
@@ -104,9 +106,18 @@ pub fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, Refusal> 
 }
 
 impl Request {
-    /// What the gate judges. A roster in an entry that we `held` before was confirmed when it was new: after a cold
-    /// start a leader sends again what all have, and nobody can confirm a roster of yesterday.
-    pub fn head(&self, held: impl Fn(&RaftEntry) -> bool) -> Head {
+    /// Does it change the engine's voter set?
+    pub fn changes_voters(&self) -> bool {
+        let Ask::Append(append) = &self.ask else {
+            return false;
+        };
+        let is_change = |entry: &RaftEntry| matches!(entry.payload, EntryPayload::Membership(_));
+        append.entries.iter().any(is_change)
+    }
+
+    /// What the gate judges. What we `held` before was judged when it was new: after a cold start a leader sends again
+    /// what all have, and nobody can confirm a roster of yesterday. `before` is what our log says so far.
+    pub fn head(&self, held: impl Fn(&RaftEntry) -> bool, before: Before) -> Result<Head, Refusal> {
         let (kind, entries, committed) = match &self.ask {
             Ask::PreVote(_) => (Kind::PreVote, &[][..], None),
             Ask::Vote(_) => (Kind::Vote, &[][..], None),
@@ -114,7 +125,10 @@ impl Request {
             Ask::Snapshot => (Kind::Snapshot, &[][..], None),
             Ask::Transfer => (Kind::Transfer, &[][..], None),
         };
-        Head {
+        let is_new = |entry: &RaftEntry| {
+            committed.is_none_or(|c| entry.log_id.index > c.index) && !held(entry)
+        };
+        let mut head = Head {
             kind,
             term: self.term,
             block: self.block,
@@ -124,15 +138,11 @@ impl Request {
                 .filter_map(normal)
                 .map(|entry| entry.time_ms)
                 .max(),
-            rosters: entries
-                .iter()
-                .filter(|entry| committed.is_none_or(|c| entry.log_id.index > c.index))
-                .filter_map(|entry| match &normal(entry)?.body {
-                    Body::Members { roster_hash, .. } if !held(entry) => Some(*roster_hash),
-                    _ => None,
-                })
-                .collect(),
-        }
+            rosters: Vec::new(),
+            voter_sets: Vec::new(),
+        };
+        walk(&mut head, entries, is_new, before)?;
+        Ok(head)
     }
 
     /// Everything that no honest engine of `from` would send.
@@ -146,11 +156,76 @@ impl Request {
     }
 }
 
-fn normal(entry: &RaftEntry) -> Option<&crate::entry::Entry> {
+fn normal(entry: &RaftEntry) -> Option<&Entry> {
     match &entry.payload {
         EntryPayload::Normal(entry) => Some(entry),
         EntryPayload::Blank | EntryPayload::Membership(_) => None,
     }
+}
+
+/// Gathers from an append what the chain has to bear out, and what stood before it.
+fn walk(
+    head: &mut Head,
+    entries: &[RaftEntry],
+    is_new: impl Fn(&RaftEntry) -> bool,
+    mut before: Before,
+) -> Result<(), Refusal> {
+    let me = before.known.clone();
+    for entry in entries {
+        match &entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Normal(Entry {
+                body:
+                    Body::Members {
+                        block,
+                        roster_hash,
+                        members,
+                    },
+                ..
+            }) => {
+                if is_new(entry) {
+                    head.rosters.push(*roster_hash);
+                }
+                let newer = before
+                    .listed
+                    .as_ref()
+                    .is_none_or(|(known, _)| block.number >= *known);
+                // a list under a hash that is not its own proves nothing; nor does one from before the newest
+                if newer && MemberKey::roster_hash(members) == *roster_hash {
+                    let tokens = members.iter().map(|m| m.token).collect();
+                    before.listed = Some((block.number, tokens));
+                }
+            }
+            EntryPayload::Normal(_) => {}
+            // one that breaks the bounds is no change: it is malformed
+            EntryPayload::Membership(members) if check_voters(members).is_ok() => {
+                let change = VoterSets {
+                    index: outside(Some(entry.log_id)),
+                    sets: voter_sets(members),
+                    named: members.nodes().map(|(id, _)| Token(*id)).collect(),
+                    before: before.clone(),
+                };
+                before.voted = Some(change.sets.iter().flatten().copied().collect());
+                before.known = me.union(&change.named).copied().collect();
+                if is_new(entry) {
+                    head.voter_sets.push(change);
+                }
+                if head.voter_sets.len() > VOTER_SETS_MAX {
+                    return Err(Refusal::Malformed(format!(
+                        "an append has at most {VOTER_SETS_MAX} changes of the voter set that are not committed"
+                    )));
+                }
+            }
+            EntryPayload::Membership(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The engine's voters in our words.
+pub fn voter_sets(members: &Voters) -> Vec<BTreeSet<Token>> {
+    let set = |ids: &BTreeSet<u64>| ids.iter().map(|id| Token(*id)).collect();
+    members.get_joint_config().iter().map(set).collect()
 }
 
 type Checked = Result<(), &'static str>;
@@ -231,21 +306,43 @@ fn check_payload(entry: &RaftEntry, cluster: ClusterId) -> Checked {
             Body::Genesis { cluster: found, .. } => {
                 ensure(*found == cluster, "Genesis of another cluster")
             }
-            Body::TermStart { .. } | Body::Members { .. } | Body::Increment { .. } => Ok(()),
+            // what these say is judged when they are applied, by the log alone
+            Body::TermStart { .. }
+            | Body::Members { .. }
+            | Body::Increment { .. }
+            | Body::Settle(_)
+            | Body::Close { .. } => Ok(()),
         },
         EntryPayload::Membership(members) => {
+            check_voters(members)?;
             ensure(
-                entry.log_id.index == 0,
-                "changes of the engine's voter set arrive with a later issue",
-            )?;
-            let [voters] = &members.get_joint_config()[..] else {
-                return Err("the first voter set is a single one");
-            };
-            ensure((1..=VOTERS_MAX).contains(&voters.len()), "1 to 64 voters")?;
-            ensure(
-                members.nodes().map(|(id, _)| id).eq(voters.iter()),
-                "the first voter set has no learners",
+                entry.log_id.index != 0
+                    || members.get_joint_config().len() == 1
+                        && members.nodes().count() == members.voter_ids().count(),
+                "the first voter set is a single one without learners",
             )
         }
     }
+}
+
+fn check_voters(members: &Voters) -> Checked {
+    let sets = members.get_joint_config();
+    ensure(
+        (1..=2).contains(&sets.len()),
+        "a voter set is a single one, or two of which one replaces the other",
+    )?;
+    ensure(
+        sets.iter().all(|set| (1..=VOTERS_MAX).contains(&set.len())),
+        "1 to 64 voters",
+    )?;
+    ensure(
+        members.nodes().count() <= VOTERS_MAX,
+        "at most 64 members take the log",
+    )?;
+    ensure(
+        sets.iter()
+            .flatten()
+            .all(|id| members.get_node(id).is_some()),
+        "a voter does not take the log",
+    )
 }

@@ -5,11 +5,12 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-pub use records::{Alarm, AlarmKind, MembersRecord, Operation, Outcome, TermRecord};
+pub use records::{Alarm, AlarmKind, Decided, MembersRecord, Operation, Outcome, TermRecord};
 
 use crate::entry::{Body, Entry, MemberKey};
 use std::collections::VecDeque;
-use synod_wire::{Address, BlockRef, ClusterId, Hash};
+use synod_ledger::{Accounts, Judgement, Session, Settlement};
+use synod_wire::{Address, BlockRef, ClusterId, Hash, Incarnation, Token, Wh};
 
 /// The newest alarms are kept, older ones are dropped.
 const ALARMS_LEN_MAX: usize = 256;
@@ -39,6 +40,8 @@ pub struct State {
     pub log_time_ms: u64,
     /// Terms whose leader was elected with muted voters.
     pub cold_starts: u64,
+    /// Credits, and the trades that moved them.
+    pub accounts: Accounts,
 }
 
 impl State {
@@ -52,7 +55,11 @@ impl State {
         self.applied_index = index;
         self.log_time_ms = self.log_time_ms.max(entry.time_ms);
         let done = match &entry.body {
-            Body::Genesis { cluster, .. } => self.genesis(*cluster, entry),
+            Body::Genesis {
+                cluster,
+                initial_credit,
+                ..
+            } => self.genesis(*cluster, *initial_credit, entry),
             _ if self.log_id.is_none() => Err(AlarmKind::BeforeGenesis),
             Body::TermStart { .. } => self.term_start(index, &entry.body),
             Body::Members {
@@ -61,11 +68,17 @@ impl State {
                 members,
             } => self.roster(index, *block, *roster_hash, members),
             Body::Increment { leader } => self.increment(index, *leader),
+            Body::Settle(settlement) => self.settle(index, settlement),
+            Body::Close {
+                token,
+                incarnation,
+                last,
+            } => self.close(*token, *incarnation, *last),
         };
         match done {
             Ok(outcome) => outcome,
             Err(kind) => {
-                let alarm = self.alarm(index, entry, kind);
+                let alarm = self.alarm(index, entry.body.name(), kind);
                 // a second leader of a term is reported twice: as a no-op to its author, as an alarm to all
                 if kind == AlarmKind::SecondLeader {
                     Outcome::TermStarted(false)
@@ -76,10 +89,10 @@ impl State {
         }
     }
 
-    fn alarm(&mut self, index: u64, entry: &Entry, kind: AlarmKind) -> Alarm {
+    fn alarm(&mut self, index: u64, entry: &str, kind: AlarmKind) -> Alarm {
         let alarm = Alarm {
             index,
-            entry: entry.body.name().to_owned(),
+            entry: entry.to_owned(),
             kind,
         };
         if self.alarms.len() == ALARMS_LEN_MAX {
@@ -89,12 +102,18 @@ impl State {
         alarm
     }
 
-    fn genesis(&mut self, cluster: ClusterId, entry: &Entry) -> Result<Outcome, AlarmKind> {
+    fn genesis(
+        &mut self,
+        cluster: ClusterId,
+        initial_credit: Wh,
+        entry: &Entry,
+    ) -> Result<Outcome, AlarmKind> {
         if self.log_id.is_some() {
             return Err(AlarmKind::SecondGenesis);
         }
         self.log_id = Some(entry.hash());
         self.cluster = Some(cluster);
+        self.accounts.genesis(cluster, initial_credit);
         Ok(Outcome::Genesis)
     }
 
@@ -169,7 +188,37 @@ impl State {
             members: members.to_vec(),
             index,
         });
+        let listed = members.iter().map(|m| {
+            let (incarnation, key) = (m.incarnation, m.session);
+            (m.token, Session { incarnation, key })
+        });
+        if !self.accounts.members(listed) {
+            self.alarm(index, "Members", AlarmKind::CreditFull);
+        }
         Ok(Outcome::Members)
+    }
+
+    /// A trade is decided by the first entry that names it; a later one repeats the decision and is no fault.
+    fn settle(&mut self, index: u64, settlement: &Settlement) -> Result<Outcome, AlarmKind> {
+        match self.accounts.settle(index, self.log_time_ms, settlement) {
+            Judgement::Decided(decision) => Ok(Outcome::Settled(decision.into())),
+            Judgement::Void => Ok(Outcome::Void),
+            Judgement::Wrong(why) => Err(AlarmKind::WrongTrade(why)),
+        }
+    }
+
+    fn close(
+        &mut self,
+        token: Token,
+        incarnation: Incarnation,
+        last: u64,
+    ) -> Result<Outcome, AlarmKind> {
+        let session = self.accounts.session(token);
+        if session.is_none_or(|known| incarnation > known.incarnation) {
+            return Err(AlarmKind::ForeignClose);
+        }
+        self.accounts.close(token, incarnation, last);
+        Ok(Outcome::Closed)
     }
 
     fn increment(&mut self, index: u64, leader: Address) -> Result<Outcome, AlarmKind> {

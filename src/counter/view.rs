@@ -42,6 +42,10 @@ pub struct View {
     pub born: bool,
     /// Since the gate admitted an append.
     pub append_age_ms: Option<u64>,
+    /// Who votes in the log, by the last voter set known here to be committed (in each half of a joint one). Ascending.
+    pub voters: Vec<Token>,
+    /// Who takes the log and does not vote in it, by the same set. Ascending.
+    pub learners: Vec<Token>,
     /// Why this engine takes no part any more (another content under the same id, a broken disk).
     pub fault: Option<String>,
 }
@@ -80,6 +84,16 @@ impl View {
             ServerState::Leader => Role::Leader,
             ServerState::Shutdown => Role::Stopped,
         };
+        let committed = metrics.committed_membership_config.membership();
+        let (voters, learners) = committed
+            .nodes()
+            .map(|(id, _)| *id)
+            .partition::<Vec<u64>, _>(|id| {
+                committed
+                    .get_joint_config()
+                    .iter()
+                    .all(|set| set.contains(id))
+            });
         // who leads alone is its own quorum, and nobody acknowledges it
         let alone = metrics.membership_config.voter_ids().count() == 1;
         let acknowledged = metrics.last_quorum_acked.map(|at| millis(at.elapsed()));
@@ -97,6 +111,8 @@ impl View {
             },
             born: metrics.last_log_index.is_some(),
             append_age_ms: sight.last_append.map(|at| millis(at.elapsed())),
+            voters: voters.into_iter().map(Token).collect(),
+            learners: learners.into_iter().map(Token).collect(),
             fault,
         }
     }

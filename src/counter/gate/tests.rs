@@ -13,6 +13,7 @@ fn standing() -> Standing {
         leader: Some(Token(1)),
         block: 50,
         incarnations: [(Token(1), Incarnation(3)), (Token(2), Incarnation(1))].into(),
+        seated: [Token(1), Token(2)].into(),
         mute: Mute::Unmuted,
         promise: None,
         confirmed_rosters: VecDeque::from([Hash([1; 32])]),
@@ -27,6 +28,19 @@ fn head(kind: Kind, term: u64) -> Head {
         log_id: None,
         newest_time_ms: None,
         rosters: vec![],
+        voter_sets: vec![],
+    }
+}
+
+/// The first voter set of a log, as the gate sees it.
+fn change(sets: &[&[u64]]) -> VoterSets {
+    let set = |ids: &&[u64]| ids.iter().map(|id| Token(*id)).collect();
+    let sets: Vec<BTreeSet<Token>> = sets.iter().map(set).collect();
+    VoterSets {
+        index: 1,
+        named: sets.iter().flatten().copied().collect(),
+        sets,
+        before: Before::default(),
     }
 }
 
@@ -105,6 +119,71 @@ fn each_thing_that_is_wrong_is_refused_by_its_name() {
             h.rosters = vec![Hash([1; 32]), Hash([2; 32])]
         }),
         ("passes", |_, h, _| h.rosters = vec![Hash([1; 32])]),
+        ("passes", |_, h, _| h.voter_sets = vec![change(&[&[1, 2]])]),
+        // a stranger, as a voter or as a learner
+        ("unconfirmed_voters", |_, h, _| {
+            h.voter_sets = vec![change(&[&[1, 2, 9]])]
+        }),
+        ("unconfirmed_voters", |_, h, _| {
+            h.voter_sets = vec![VoterSets {
+                named: [Token(1), Token(2), Token(9)].into(),
+                ..change(&[&[1, 2]])
+            }]
+        }),
+        // the same one, known to the set before, to our log's roster, or to the chain
+        ("passes", |_, h, _| {
+            let mut change = change(&[&[1, 2, 9]]);
+            change.before.known = [Token(9)].into();
+            h.voter_sets = vec![change];
+        }),
+        ("passes", |_, h, _| {
+            let mut change = change(&[&[1, 2, 9]]);
+            change.before.listed = Some((4, [Token(1), Token(2), Token(9)].into()));
+            h.voter_sets = vec![change];
+        }),
+        ("passes", |s, h, _| {
+            s.incarnations.insert(Token(9), Incarnation(1));
+            h.voter_sets = vec![change(&[&[1, 2, 9]])];
+        }),
+        // somebody seated is left out: of one set, of one of two, of the second change
+        ("unconfirmed_voters", |_, h, _| {
+            h.voter_sets = vec![change(&[&[1]])]
+        }),
+        ("unconfirmed_voters", |_, h, _| {
+            h.voter_sets = vec![change(&[&[1, 2], &[1]])]
+        }),
+        ("unconfirmed_voters", |_, h, _| {
+            h.voter_sets = vec![change(&[&[1], &[1, 2]])]
+        }),
+        ("unconfirmed_voters", |_, h, _| {
+            h.voter_sets = vec![change(&[&[1, 2]]), change(&[&[2]])]
+        }),
+        // nobody is demanded who is not seated, not active, never voted, or not on the log's roster any more
+        ("passes", |s, h, _| {
+            s.seated.remove(&Token(2));
+            h.voter_sets = vec![change(&[&[1]])];
+        }),
+        ("passes", |s, h, _| {
+            s.incarnations.remove(&Token(2));
+            h.voter_sets = vec![change(&[&[1]])];
+        }),
+        ("passes", |_, h, _| {
+            let mut change = change(&[&[1]]);
+            change.before.voted = Some([Token(1)].into());
+            h.voter_sets = vec![change];
+        }),
+        ("passes", |_, h, _| {
+            let mut change = change(&[&[1, 2], &[1]]);
+            change.before.voted = Some([Token(1), Token(2)].into());
+            change.before.listed = Some((4, [Token(1)].into()));
+            h.voter_sets = vec![change];
+        }),
+        ("unconfirmed_voters", |_, h, _| {
+            let mut change = change(&[&[1, 2], &[1]]);
+            change.before.voted = Some([Token(1), Token(2)].into());
+            change.before.listed = Some((4, [Token(1), Token(2)].into()));
+            h.voter_sets = vec![change];
+        }),
         ("passes", |_, h, _| h.newest_time_ms = Some(5_060_000)),
         ("clock_ahead", |_, h, _| h.newest_time_ms = Some(5_060_001)),
         ("unsupported", |_, h, _| h.kind = Kind::Snapshot),

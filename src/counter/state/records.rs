@@ -3,6 +3,8 @@
 use crate::entry::MemberKey;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use synod_ledger::{Decision, WrongTrade};
+use synod_wire::trade::TradeRefusal;
 use synod_wire::{Address, BlockRef, Hash, Incarnation, Term, Token};
 
 /// One increment that took effect.
@@ -52,7 +54,7 @@ pub struct MembersRecord {
     pub index: u64,
 }
 
-/// Why an entry was a no-op.
+/// Why an entry was a no-op, wholly or in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AlarmKind {
     /// Something stands before Genesis.
@@ -73,26 +75,35 @@ pub enum AlarmKind {
     BadRoster,
     /// The counter is at its highest value.
     CounterFull,
+    /// A settlement that no honest leader writes: invented, altered, or too early.
+    WrongTrade(WrongTrade),
+    /// A `Close` of a token that is not listed, or of an incarnation that the log does not know yet.
+    ForeignClose,
+    /// A member is listed, but its genesis credit would not fit into what was issued; it got none.
+    CreditFull,
 }
 
-/// An entry that was refused, with its place as the proof.
+/// An entry that did not fit, with its place as the proof.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alarm {
     /// Where it stands.
     pub index: u64,
     /// What it wanted to be.
     pub entry: String,
-    /// Why it is a no-op.
+    /// What did not fit.
     pub kind: AlarmKind,
 }
 
 impl fmt::Display for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "entry {} ({}) is a no-op: {:?}",
-            self.index, self.entry, self.kind
-        )
+        let Self { index, entry, kind } = self;
+        match kind {
+            AlarmKind::CreditFull => write!(
+                f,
+                "entry {index} ({entry}) lists a member whose credit does not fit: it got none"
+            ),
+            _ => write!(f, "entry {index} ({entry}) is a no-op: {kind:?}"),
+        }
     }
 }
 
@@ -114,6 +125,33 @@ pub enum Outcome {
         /// Number of operations so far.
         operation_id: u64,
     },
+    /// The log has decided this trade, by this entry or an earlier one.
+    Settled(Decided),
+    /// A settlement that decides nothing: a signature is of an incarnation that has ended.
+    Void,
+    /// An incarnation's messages end here.
+    Closed,
     /// A no-op with an alarm.
     Refused(Alarm),
+}
+
+/// [`Decision`] as the engine's answer carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Decided {
+    /// The credits moved.
+    Settled,
+    /// The other side refused, or the balance did not cover it.
+    Refused(TradeRefusal),
+    /// Its entry came after its expiry.
+    Expired,
+}
+
+impl From<Decision> for Decided {
+    fn from(decision: Decision) -> Self {
+        match decision {
+            Decision::Settled => Self::Settled,
+            Decision::Refused(why) => Self::Refused(why),
+            Decision::Expired => Self::Expired,
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::entry::MemberKey;
-use synod_wire::{Address, BlockRef, ClusterId, Hash, Incarnation, SessionPublic, Term, Token};
+use synod_wire::{Address, BlockRef, ClusterId, Hash, Incarnation, SessionPublic, Term, Token, Wh};
 
 fn genesis() -> Body {
     let block = BlockRef {
@@ -13,6 +13,7 @@ fn genesis() -> Body {
         cluster: ClusterId(Hash([9; 32])),
         block,
         members: vec![Token(1)],
+        initial_credit: Wh(100_000),
     }
 }
 

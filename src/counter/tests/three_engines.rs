@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_counter::*;
-use synod_wire::{Address, BlockRef, ClusterId, Hash, Incarnation, SessionPublic, Term, Token};
+use synod_wire::{Address, BlockRef, ClusterId, Hash, Incarnation, SessionPublic, Term, Token, Wh};
 use tempfile::TempDir;
 
 const CLUSTER: ClusterId = ClusterId(Hash([1; 32]));
@@ -134,6 +134,7 @@ impl World {
             cluster: CLUSTER,
             block,
             members: members.to_vec(),
+            initial_credit: Wh(100_000),
         };
         assert_eq!(
             world.propose(1, genesis).await.unwrap().outcome,
