@@ -96,6 +96,7 @@ struct Bench {
     cluster: Cluster,
     now: u64,
     facts: EngineFacts,
+    dead: Option<Token>,
     said: Vec<String>,
     sent: Vec<(Option<Token>, Message)>,
 }
@@ -125,6 +126,7 @@ impl Bench {
             cluster: Cluster::new(Settings::lan(), identity, 0),
             now: 0,
             facts,
+            dead: None,
             said: Vec::new(),
             sent: Vec::new(),
         };
@@ -140,7 +142,8 @@ impl Bench {
         for _ in 0..ms / 10 {
             self.now += 10;
             if self.now.is_multiple_of(100) {
-                for token in (1..=6).map(Token) {
+                let dead = self.dead;
+                for token in (1..=6).map(Token).filter(|t| Some(*t) != dead) {
                     let beat = Heartbeat {
                         role: if token == LEADER {
                             Role::Leader
@@ -372,6 +375,38 @@ fn calls_of_the_muted_of_the_unseated_and_for_other_terms_are_not_heard() {
     bench.cluster.handle(bench.now, Event::ChainSilent);
     bench.hear(Token(1), &Message::CallElection { term: NEXT });
     assert_eq!(bench.handed(), vec![], "no election could end");
+}
+
+#[test]
+fn whoever_speaks_without_a_seat_takes_no_part_until_the_contract_seats_it() {
+    let mut bench = Bench::new(Token(6));
+    let part = |(_, m): &(Option<Token>, Message)| {
+        !matches!(
+            m,
+            Message::Heartbeat(_) | Message::Join(_) | Message::BallotRefused { .. }
+        )
+    };
+    bench.dead = Some(LEADER);
+    bench.facts.append_age_ms = Some(60_000);
+    bench.run(3_000, |_| position(50));
+    assert!(bench.cluster.leader_gone() && bench.cluster.mute().may_speak());
+    let election = Message::Election {
+        term: NEXT,
+        position: position(50),
+    };
+    bench.hear(Token(1), &election);
+    assert!(!bench.sent.iter().any(part), "{:?}", bench.sent);
+    assert!(!bench.signs_for(Token(5), position(50)));
+
+    let mut seated = view();
+    seated.block.number += 1;
+    seated.seated_count += 1;
+    seated.members.iter_mut().for_each(|m| m.seated = true);
+    bench.cluster.handle(bench.now, Event::Chain(seated));
+    bench.run(500, |_| position(50));
+    let stands = |(_, m): &(Option<Token>, Message)| matches!(m, Message::BallotRequest { .. });
+    assert!(bench.sent.iter().any(stands), "now its id ranks");
+    assert!(bench.signs_for(Token(5), position(50)));
 }
 
 #[test]
