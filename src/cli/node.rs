@@ -2,12 +2,17 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 use synod_node::{Config, SOURCES, Said};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// After the second signal, or this long after the first, the process ends whatever is still running.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
@@ -26,6 +31,19 @@ pub(crate) fn command() -> Command {
                 .long("supervised-by")
                 .value_name("PID")
                 .hide(true),
+        )
+        .arg(
+            Arg::new("debug")
+                .long("debug")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("quiet")
+                .help("As --log-level debug"),
+        )
+        .arg(
+            Arg::new("quiet")
+                .long("quiet")
+                .action(ArgAction::SetTrue)
+                .help("Errors only on the terminal; everything in node.log in the data directory"),
         )
         .arg(
             Arg::new("join")
@@ -78,13 +96,18 @@ fn help(name: &str) -> &'static str {
         "multicast-group" => "Multicast group of discovery and heartbeats",
         "multicast-port" => "Its port",
         "interface" => "Address of the interface that carries the group",
+        "peers" => "Where members are that multicast does not reach: 1:IP[:PORT],2:IP",
+        "nodes" => "Token ids that should be members; missing ones are named at the start",
         "profile" => "Timing profile: lan (sub-second) or seed (the prototype's)",
         "heartbeat-interval" => "Seconds between heartbeats",
         "heartbeat-timeout" => "Seconds of silence until SUSPECTED; FAILED at twice that",
         "election-timeout" => "Seconds to wait for OK; COORDINATOR after twice that",
         "multicast-retries" => "Copies of JOIN and COORDINATOR",
-        "message-retry-count" | "message-retry-delay" | "gossip-interval" | "initial-credits" => {
-            "Of the prototype; checked, and used when trades arrive"
+        "message-retry-count" => "Copies of an undecided offer before the pause between them grows",
+        "message-retry-delay" => "Seconds between copies of an undecided offer",
+        "gossip-interval" => "Of the prototype; accepted without effect: the log replicates",
+        "initial-credits" => {
+            "Credits of each new member, agreed on at the cluster's birth; another value than the cluster's is refused"
         }
         "log-level" => "Filter of the log: error, warn, info, debug, trace",
         _ => "",
@@ -110,20 +133,12 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
     if args.get_flag("print-config") {
         return print(&config);
     }
-    // the engine talks to its own authors below "error"
-    let filter =
-        EnvFilter::try_new(format!("openraft=error,{}", config.log_level)).map_err(|why| {
-            anyhow::anyhow!(
-                "log level {:?}: {why}; use error, warn, info, debug or trace",
-                config.log_level
-            )
-        })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let level = if args.get_flag("debug") {
+        "debug"
+    } else {
+        &config.log_level
+    };
+    log(level, args.get_flag("quiet").then_some(&config.data_dir))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(2)
@@ -135,6 +150,35 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
     });
     runtime.shutdown_timeout(Duration::from_millis(500));
     Ok(ended?)
+}
+
+/// To stderr; with a directory everything goes to `node.log` in it, and only errors to stderr.
+fn log(level: &str, quiet: Option<&PathBuf>) -> anyhow::Result<()> {
+    // the engine talks to its own authors below "error"
+    let filter = |level: &str| EnvFilter::try_new(format!("openraft=error,{level}"));
+    let console = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    let Some(dir) = quiet else {
+        tracing_subscriber::registry()
+            .with(console.with_filter(filter(level)?))
+            .init();
+        return Ok(());
+    };
+    std::fs::create_dir_all(dir)?;
+    let path = dir.join("node.log");
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.map_err(|why| anyhow::anyhow!("--quiet: {}: {why}", path.display()))?;
+    let kept = tracing_subscriber::fmt::layer()
+        .with_writer(Mutex::new(file))
+        .with_ansi(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(console.with_filter(filter("error")?))
+        .with(kept.with_filter(filter("debug")?))
+        .init();
+    Ok(())
 }
 
 async fn signals(stop: watch::Sender<bool>) {

@@ -1,9 +1,13 @@
 //! What the API shows of this node: facts, log and counts, put together by hand. Shows, never decides; the
 //! one thing that it starts is an increment, and whether that counts is the log's decision.
 
+mod trades;
+
+use crate::clock::wall_seconds;
 use crate::config::Config;
+use crate::desk::Desk;
 use crate::facts::{Board, Facts};
-use crate::http::{Backend, IncrementRefused, LeaderHint, types};
+use crate::http::{Backend, IncrementRefused, LeaderHint, TradeRefused, types};
 use crate::links::Links;
 use crate::metrics::Metrics;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -15,6 +19,7 @@ use synod_cluster::Health;
 use synod_counter::{Body, Engine, Gate, Outcome, ProposeError, TermRecord};
 use synod_wire::Address;
 use synod_wire::message::Role;
+use tokio::sync::broadcast;
 
 /// An increment that is not applied by then is answered with "unknown".
 const INCREMENT_DEADLINE: Duration = Duration::from_secs(5);
@@ -32,16 +37,23 @@ pub struct NodeBackend {
     config: Arc<Config>,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
+    desk: Arc<Desk>,
     late: OnceLock<Late>,
 }
 
 impl NodeBackend {
     /// Before the registration: phase, wallet and what is missing can be shown already.
-    pub fn new(config: Arc<Config>, board: Arc<Board>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        board: Arc<Board>,
+        metrics: Arc<Metrics>,
+        desk: Arc<Desk>,
+    ) -> Self {
         Self {
             config,
             board,
             metrics,
+            desk,
             late: OnceLock::new(),
         }
     }
@@ -160,6 +172,7 @@ impl Backend for NodeBackend {
             frames: types::Frames {
                 sent: counted.sent,
                 received: counted.received,
+                by_way: counted.by_way,
                 refused: counted.refused,
             },
             links: types::Links {
@@ -298,6 +311,12 @@ impl Backend for NodeBackend {
             return futures_util::future::ready(Err(IncrementRefused::NotLeader { leader }))
                 .boxed();
         }
+        if facts.pen_down {
+            return futures_util::future::ready(Err(unavailable(
+                "this leader is handing its office over",
+            )))
+            .boxed();
+        }
         if !facts.in_office {
             return futures_util::future::ready(Err(unavailable(
                 "elected, but the log has not confirmed it yet",
@@ -324,9 +343,95 @@ impl Backend for NodeBackend {
         .boxed()
     }
 
+    fn balances(&self) -> types::Balances {
+        trades::balances(self, &self.board.read())
+    }
+
+    fn trades(&self, from: u64, limit: u32) -> types::TradesPage {
+        let late = self.late.get();
+        late.map_or_else(types::TradesPage::default, |late| {
+            trades::page(late, &self.board.read(), from, limit)
+        })
+    }
+
+    fn clock(&self) -> types::ClockView {
+        trades::clock(&self.board.read())
+    }
+
+    fn trade(
+        &self,
+        wish: types::TradeWish,
+    ) -> BoxFuture<'static, Result<types::TradeEnd, TradeRefused>> {
+        let facts = self.board.read();
+        if let Err(why) = self.readable() {
+            let refused = TradeRefused::Unavailable {
+                why,
+                retry_after_s: RETRY_AFTER_S,
+            };
+            return futures_util::future::ready(Err(refused)).boxed();
+        }
+        let active = trades::active(self, &facts);
+        trades::trade(Arc::clone(&self.desk), active, wish).boxed()
+    }
+
+    fn peers(&self) -> types::Peers {
+        let facts = self.board.read();
+        let beats = facts.peers.values().filter_map(|peer| peer.beat.as_ref());
+        let peers: Vec<String> = beats.map(|beat| format!("http://{}", beat.http)).collect();
+        types::Peers {
+            count: peers.len() as u64,
+            peers,
+            timestamp: wall_seconds(),
+            instance_id: Self::instance(&facts),
+        }
+    }
+
+    fn info(&self) -> types::Info {
+        let facts = self.board.read();
+        types::Info {
+            instance_id: Self::instance(&facts),
+            connection_url: format!("http://{}", self.config.http),
+            contract_address: self.config.contract.to_string(),
+            rpc_url: self.config.rpc_shown(),
+            registered: facts.incarnation.0 > 0,
+            timestamp: wall_seconds(),
+        }
+    }
+
+    fn wallet_info(&self) -> types::WalletInfo {
+        let facts = self.board.read();
+        let instance = Self::instance(&facts);
+        let address = facts.wallet.map(|w| w.to_string()).unwrap_or_default();
+        types::WalletInfo {
+            kind: "dstack".to_owned(),
+            address: address.clone(),
+            key_path: format!("synod/wallet/{instance}/<salt>"),
+            key_purpose: format!(
+                "synod-v1:{}:{}:{instance}",
+                self.config.chain_id, self.config.contract
+            ),
+            socket: facts.socket.clone(),
+            host_key_address: address,
+            instance_id: instance,
+        }
+    }
+
     fn metrics(&self) -> String {
         self.show(&self.board.read());
         self.metrics.render()
+    }
+
+    fn call_election(&self) -> BoxFuture<'static, Result<String, String>> {
+        let desk = Arc::clone(&self.desk);
+        async move { desk.call_election().await }.boxed()
+    }
+
+    fn lines(&self) -> broadcast::Receiver<String> {
+        self.desk.lines()
+    }
+
+    fn quit(&self) {
+        self.desk.quit();
     }
 }
 
@@ -353,9 +458,7 @@ fn incremented(
             why: alarm.to_string(),
             retry_after_s: RETRY_AFTER_S,
         }),
-        Outcome::Engine | Outcome::Genesis | Outcome::TermStarted(_) | Outcome::Members => {
-            unreachable!("an increment is applied as an increment or refused")
-        }
+        _ => unreachable!("an increment is applied as an increment or refused"),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::links::PeerBook;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use synod_wire::seal::Sessions;
 use synod_wire::{ChainView, Hash, Incarnation, SessionPublic, Token};
@@ -12,6 +12,7 @@ use synod_wire::{ChainView, Hash, Incarnation, SessionPublic, Token};
 struct Pages {
     members: BTreeMap<Token, Entry>,
     log_id: Option<Hash>,
+    hints: BTreeMap<Token, SocketAddr>,
 }
 
 struct Entry {
@@ -26,6 +27,12 @@ struct Entry {
 pub struct Book(RwLock<Pages>);
 
 impl Book {
+    /// Where an operator says that members are (`--peers`): used until a frame of theirs has verified.
+    pub fn hint(&self, peers: &BTreeMap<Token, SocketAddrV4>) {
+        let hints = peers.iter().map(|(token, at)| (*token, (*at).into()));
+        self.write().hints = hints.collect();
+    }
+
     /// The contract was read.
     pub fn follow(&self, view: &ChainView) {
         let mut pages = self.write();
@@ -52,13 +59,13 @@ impl Book {
         }
     }
 
-    /// Where this member's unicast frames go: learnt, else the endpoint in the contract (UDP and link share a
-    /// port number by default).
+    /// Where this member's unicast frames go: learnt, else said by the operator, else the endpoint in the contract
+    /// (UDP and link share a port number by default).
     pub fn udp(&self, token: Token) -> Option<SocketAddr> {
-        self.read()
-            .members
-            .get(&token)
-            .and_then(|entry| entry.udp.or(entry.link))
+        let pages = self.read();
+        let entry = pages.members.get(&token)?;
+        let hint = pages.hints.get(&token).copied();
+        entry.udp.or(hint).or(entry.link)
     }
 
     /// The log's first entry is known.

@@ -102,6 +102,8 @@ pub struct Membership {
     pub term: Term,
     /// There had been an election before.
     pub restarted: bool,
+    /// The session that this one replaced: its process may still run somewhere.
+    pub former: Option<(Incarnation, SessionPublic)>,
 }
 
 /// The contract must be there, on the right chain. An endpoint that does not answer is waited for.
@@ -205,6 +207,7 @@ pub async fn identify(
     board.update(|facts| {
         facts.instance_id = Some(instance_id);
         facts.wallet = Some(wallet.address());
+        facts.socket = socket;
     });
     Ok(Identity {
         instance_id,
@@ -272,6 +275,7 @@ pub async fn register(
     chain: &Chain,
     board: &Board,
 ) -> Result<Membership, BootError> {
+    let mut former = None;
     loop {
         match ready(config, identity, chain).await {
             Ok(None) => {}
@@ -288,6 +292,12 @@ pub async fn register(
             Err(other) => return Err(other),
         }
         board.enter(Phase::Registering, "registering with a fresh quote");
+        if let Ok(view) = chain.view().await
+            && let Some(m) = view.member(config.token)
+            && m.session != identity.session.public()
+        {
+            former = Some((m.incarnation, m.session));
+        }
         match register_once(config, identity, chain, board).await {
             Err(BootError::Chain(why @ ChainError::Unavailable { .. })) => {
                 tracing::warn!("registration: {why}; looking whether it was mined");
@@ -297,7 +307,10 @@ pub async fn register(
             Ok(()) => {}
         }
         if let Some(membership) = registered(config, identity, chain).await {
-            return Ok(membership);
+            return Ok(Membership {
+                former,
+                ..membership
+            });
         }
     }
 }
@@ -319,6 +332,7 @@ async fn registered(config: &Config, identity: &Identity, chain: &Chain) -> Opti
         incarnation,
         term: view.term,
         restarted: view.elected_block != 0,
+        former: None,
         view,
     })
 }

@@ -1,13 +1,14 @@
 //! Configuration: command line over environment over default, every value with its origin, and *all*
 //! faults at once, because an operator at night should not have to start five times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 use synod_cluster::Settings as Timing;
-use synod_wire::{Address, ClusterId, Token};
+use synod_ledger::Settings as TradeSettings;
+use synod_wire::{Address, ClusterId, Token, Wh};
 
 /// What was said, by option name (`token`, `rpc`, …); nothing is believed yet.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +45,16 @@ pub struct Config {
     pub interface: Ipv4Addr,
     /// Detector and elections.
     pub timing: Timing,
+    /// Re-sending and expiry of trades.
+    pub trades: TradeSettings,
+    /// What each member is credited once; none = the default at a birth, whatever the log says afterwards.
+    pub initial_credit: Option<Wh>,
+    /// Where frames to these members go until a frame of theirs has verified.
+    pub peers: BTreeMap<Token, SocketAddrV4>,
+    /// Members that are expected (`--nodes` of the prototype); the contract decides who is one.
+    pub expected: BTreeSet<Token>,
+    /// What an operator should read once, at the start.
+    pub notices: Vec<String>,
     /// The log's filter.
     pub log_level: String,
     /// Each value with its origin, for `--print-config`.
@@ -118,6 +129,8 @@ pub const SOURCES: &[(&str, &str, Option<&str>)] = &[
     ("multicast-group", "DS_MULTICAST_GROUP", Some("224.1.1.1")),
     ("multicast-port", "DS_MULTICAST_PORT", Some("5007")),
     ("interface", "SYNOD_INTERFACE", Some("127.0.0.1")),
+    ("peers", "SYNOD_PEERS", Some("")),
+    ("nodes", "SYNOD_NODES", Some("")),
     ("profile", "SYNOD_PROFILE", Some("lan")),
     ("heartbeat-interval", "DS_HEARTBEAT_INTERVAL", Some("")),
     ("heartbeat-timeout", "DS_HEARTBEAT_TIMEOUT", Some("")),
@@ -129,6 +142,9 @@ pub const SOURCES: &[(&str, &str, Option<&str>)] = &[
     ("initial-credits", "DS_INITIAL_CREDITS", Some("")),
     ("log-level", "DS_LOG_LEVEL", Some("info")),
 ];
+
+/// Members that an operator may name by hand.
+const PEERS_MAX: usize = 64;
 
 /// How it is said on the command line.
 fn option(name: &str) -> String {
@@ -187,7 +203,11 @@ impl Resolver<'_> {
             v.text.split(',').map(|n| n.trim().to_owned()).collect()
         });
         let log_level = self.log_level();
-        self.check_what_comes_later();
+        let trades = self.trades();
+        let initial_credit = self.initial_credit();
+        let peers = self.peers(base);
+        let expected = self.expected();
+        let notices = self.replaced();
         let host = host?;
         Some(Config {
             token: Token(token?),
@@ -204,6 +224,11 @@ impl Resolver<'_> {
             group: group?,
             interface: interface?,
             timing: timing?,
+            trades,
+            initial_credit,
+            peers,
+            expected,
+            notices,
             log_level: log_level?,
             origins: Vec::new(),
         })
@@ -342,18 +367,87 @@ impl Resolver<'_> {
         }
     }
 
-    /// Variables of the prototype whose feature comes with the trades: malformed ones are named today.
-    fn check_what_comes_later(&mut self) {
-        for name in ["message-retry-delay", "gossip-interval"] {
-            self.seconds(name);
+    fn trades(&mut self) -> TradeSettings {
+        let mut trades = TradeSettings::default();
+        if let Some(delay) = self.seconds("message-retry-delay") {
+            trades.resend_ms = delay;
         }
-        for name in ["message-retry-count", "initial-credits"] {
-            if let Some(value) = self.optional(name)
-                && value.text.parse::<u32>().is_err()
-            {
-                self.fault(&value, "a whole number", "correct the value");
+        if let Some(value) = self.optional("message-retry-count") {
+            match value.text.parse().ok().filter(|n| (1..=1_000).contains(n)) {
+                Some(count) => trades.resend_count = count,
+                None => self.fault(&value, "a number from 1 to 1000", "correct the value"),
             }
         }
+        trades
+    }
+
+    fn initial_credit(&mut self) -> Option<Wh> {
+        let value = self.optional("initial-credits")?;
+        let credit = value.text.parse().ok();
+        if credit.is_none() {
+            let expected = "credits with at most three decimals";
+            self.fault(&value, expected, "correct the value");
+        }
+        credit
+    }
+
+    /// `1:IP[:PORT],2:IP`; without a port the prototype's base + id.
+    fn peers(&mut self, base: Option<u64>) -> BTreeMap<Token, SocketAddrV4> {
+        let Some(value) = self.optional("peers") else {
+            return BTreeMap::new();
+        };
+        let peer = |text: &str| {
+            let (id, rest) = text.trim().split_once(':')?;
+            let id: u64 = id.parse().ok().filter(|id| *id > 0)?;
+            let address = match rest.split_once(':') {
+                Some(_) => rest.parse().ok()?,
+                None => {
+                    let port = u16::try_from(base?.checked_add(id)?).ok()?;
+                    SocketAddrV4::new(rest.parse().ok()?, port)
+                }
+            };
+            Some((Token(id), address))
+        };
+        let peers: Option<BTreeMap<_, _>> = value.text.split(',').map(peer).collect();
+        let fits = peers.filter(|peers| peers.len() <= PEERS_MAX);
+        if fits.is_none() {
+            let expected = "at most 64 peers as ID:IP[:PORT], by commas";
+            self.fault(
+                &value,
+                expected,
+                "for example --peers 1:192.168.1.10,3:192.168.1.12:6003",
+            );
+        }
+        fits.unwrap_or_default()
+    }
+
+    fn expected(&mut self) -> BTreeSet<Token> {
+        let Some(value) = self.optional("nodes") else {
+            return BTreeSet::new();
+        };
+        let id = |text: &str| text.trim().parse().ok().filter(|id| *id > 0).map(Token);
+        let ids: Option<BTreeSet<Token>> = value.text.split(',').map(id).collect();
+        let fits = ids.filter(|ids| ids.len() <= PEERS_MAX);
+        if fits.is_none() {
+            self.fault(
+                &value,
+                "at most 64 token ids, by commas",
+                "for example --nodes 1,2,3",
+            );
+        }
+        fits.unwrap_or_default()
+    }
+
+    /// Of the prototype, without a use here: said, not swallowed.
+    fn replaced(&mut self) -> Vec<String> {
+        let Some(value) = self.optional("gossip-interval") else {
+            return Vec::new();
+        };
+        let origin = value.origin;
+        self.seconds("gossip-interval");
+        vec![format!(
+            "{origin} is accepted and has no effect: there is no gossip, the log replicates"
+        )]
     }
 
     fn rpc(&mut self) -> Option<String> {

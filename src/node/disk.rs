@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use synod_ledger::Intent;
 use synod_wire::{ClusterId, Token};
 
 /// An opened, locked data directory. The lock ends with the process, however it ends.
@@ -50,6 +51,10 @@ pub enum DiskError {
 const MARKER: &str = "node";
 const LOCK: &str = "lock";
 const SALT: &str = "wallet.salt";
+const OUTBOX: &str = "outbox.json";
+/// A thousand wishes and more.
+const OUTBOX_LEN_MAX: u64 = 1 << 20;
+const CONTROL: &str = "control.sock";
 const MARKER_LEN_MAX: u64 = 512;
 
 impl Disk {
@@ -95,6 +100,29 @@ impl Disk {
         OsRng.fill_bytes(&mut salt);
         self.write(SALT, &salt)?;
         Ok(salt)
+    }
+
+    /// The durable outbox: this node's wishes to trade that the log has not decided. Empty at first.
+    pub fn outbox(&self) -> Result<Vec<Intent>, DiskError> {
+        let Some(bytes) = self.read(OUTBOX, OUTBOX_LEN_MAX)? else {
+            return Ok(Vec::new());
+        };
+        serde_json::from_slice(&bytes).map_err(|why| DiskError::Foreign {
+            dir: self.dir.clone(),
+            expected: format!("{OUTBOX} as this version writes it"),
+            found: why.to_string(),
+        })
+    }
+
+    /// From now on the outbox holds exactly these, whatever happens to this process.
+    pub fn keep_outbox(&self, intents: &[Intent]) -> Result<(), DiskError> {
+        let bytes = serde_json::to_vec(intents).map_err(|why| self.io(OUTBOX, why.into()))?;
+        self.write(OUTBOX, &bytes)
+    }
+
+    /// Where the prompt meets the node.
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join(CONTROL)
     }
 
     fn mark(&self, cluster: ClusterId, token: Token) -> Result<(), DiskError> {

@@ -1,29 +1,45 @@
-//! The loop: everything that happens to a registered node comes in here, goes through the pure machine of
-//! `cluster`, and leaves as effects that are performed in one place. The driver decides nothing.
+//! The loop: everything that happens to a registered node comes in here, goes through the pure machines of
+//! `cluster` and `ledger`, and leaves as effects that are performed in one place. The driver decides nothing.
+//! Its other halves: `speak` (what leaves), `trading` (the ledger's part), `shown` (what people see).
 
 use crate::book::Book;
 use crate::boot::{Identity, Membership};
-use crate::clock::{Clock, wall_seconds};
+use crate::clock::Clock;
 use crate::config::Config;
+use crate::desk::{Ask, Desk};
+use crate::disk::Disk;
 use crate::errands::{Errands, Report};
-use crate::facts::{Board, PeerFact, Phase};
+use crate::facts::Board;
+use crate::lines;
 use crate::links::LinkPeer;
 use crate::metrics::Metrics;
-use crate::udp::{Datagram, Udp};
+use crate::post::Post;
+use crate::udp::{Datagram, Udp, Via};
 use crate::watcher::Sight;
+use crate::ways::{Way, Ways};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use synod_cluster::{Cluster, Effect, EngineFacts, Event, Health, Mute, Notice};
+use synod_cluster::{Cluster, Effect, EngineFacts, Event, Mute, Notice};
 use synod_counter::{Engine, Gate, Role as EngineRole};
-use synod_wire::seal::{Opener, Refused, Sealer, Windows};
-use synod_wire::{ChainView, Message, Token};
-use tokio::sync::{Notify, mpsc, watch};
-
-/// How often the facts for people are renewed.
-const PUBLISH_EVERY_MS: u64 = 50;
+use synod_ledger::Ledger;
+use synod_wire::seal::{Opener, Refused, Sealer, Sessions, Windows};
+use synod_wire::{ChainView, Incarnation, Message, SessionPublic, Token};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// A frame that does not verify may make us read the chain this often, and no oftener.
 const STRANGER_LOOK_MS: u64 = 300;
+
+/// The log moves without telling the driver: it looks at least so often.
+const LONGEST_SLEEP_MS: u64 = 20;
+
+/// The session that we replaced, if it still speaks.
+struct Former(Token, (Incarnation, SessionPublic));
+
+impl Sessions for Former {
+    fn session(&self, token: Token) -> Option<(Incarnation, SessionPublic)> {
+        (token == self.0).then_some(self.1)
+    }
+}
 
 /// Why the loop ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +48,10 @@ pub enum Ended {
     Stopped,
     /// Another boot of this token has registered, or the token's rights ended.
     Fenced(String),
+    /// A setting contradicts what the cluster has agreed on.
+    Contradicted(String),
+    /// The disk does not keep what must be kept.
+    Broken(String),
 }
 
 /// Everything the loop holds.
@@ -46,7 +66,14 @@ pub struct Driver {
     pub(crate) engine: Engine,
     pub(crate) gate: Arc<Gate>,
     pub(crate) udp: Arc<Udp>,
+    pub(crate) post: Post,
+    pub(crate) ways: Ways,
+    pub(crate) disk: Disk,
+    pub(crate) desk: Arc<Desk>,
     pub(crate) cluster: Cluster,
+    pub(crate) ledger: Ledger,
+    /// The log as the ledger has seen it.
+    pub(crate) ledger_applied: u64,
     pub(crate) sealer: Sealer,
     pub(crate) opener: Opener,
     pub(crate) windows: Windows,
@@ -55,6 +82,11 @@ pub struct Driver {
     pub(crate) view: ChainView,
     pub(crate) published_at: u64,
     pub(crate) stranger_look_at: u64,
+    /// Another process runs under our token: said once.
+    pub(crate) double_said: bool,
+    /// Who waits for word about the election that he called.
+    pub(crate) caller: Option<oneshot::Sender<Result<String, String>>>,
+    pub(crate) ended: Option<Ended>,
 }
 
 /// Where events come from.
@@ -67,6 +99,8 @@ pub struct Sources {
     pub sights: mpsc::Receiver<Sight>,
     /// Ends of errands.
     pub reports: mpsc::Receiver<Report>,
+    /// What people want.
+    pub asks: mpsc::Receiver<Ask>,
     /// True = stop.
     pub stop: watch::Receiver<bool>,
 }
@@ -75,18 +109,23 @@ impl Driver {
     /// Until told to stop, or fenced.
     pub async fn run(mut self, mut from: Sources) -> Ended {
         let first = self.membership.view.clone();
-        let mut ended = self.see(first);
-        while ended.is_none() {
-            let deadline = self.clock.at(self.cluster.deadline());
+        self.see(first);
+        self.restore_outbox();
+        while self.ended.is_none() {
+            let wake = self.cluster.deadline().min(self.ledger.deadline());
+            let deadline = self
+                .clock
+                .at(wake.min(self.clock.now_ms() + LONGEST_SLEEP_MS));
             tokio::select! {
                 () = tokio::time::sleep_until(deadline) => {}
-                Some(datagram) = from.datagrams.recv() => self.hear(&datagram.bytes, Some(datagram.from)),
-                Some((_, frame)) = from.frames.recv() => self.hear(&frame, None),
-                Some(sight) = from.sights.recv() => ended = self.sight(sight),
+                Some(datagram) = from.datagrams.recv() => self.hear_datagram(&datagram),
+                Some((_, frame)) = from.frames.recv() => self.hear(&frame, Way::Link, None),
+                Some(sight) = from.sights.recv() => self.sight(sight),
                 Some(report) = from.reports.recv() => self.report(report),
+                Some(ask) = from.asks.recv() => self.ask(ask),
                 changed = from.stop.changed() => {
                     if changed.is_err() || *from.stop.borrow() {
-                        ended = Some(Ended::Stopped);
+                        self.ended = Some(Ended::Stopped);
                     }
                 }
             }
@@ -95,7 +134,7 @@ impl Driver {
             self.publish();
         }
         self.leave().await;
-        ended.unwrap_or(Ended::Stopped)
+        self.ended.unwrap_or(Ended::Stopped)
     }
 
     fn tick(&mut self) {
@@ -105,6 +144,7 @@ impl Driver {
             self.cluster.handle(now, Event::Tick(facts));
         }
         self.stand();
+        self.tick_ledger(now);
     }
 
     fn engine_facts(&self) -> EngineFacts {
@@ -126,37 +166,97 @@ impl Driver {
         }
     }
 
+    fn hear_datagram(&mut self, datagram: &Datagram) {
+        let way = match datagram.via {
+            Via::Multicast => Way::Multicast,
+            Via::Unicast => Way::Unicast,
+        };
+        self.hear(&datagram.bytes, way, Some(datagram.from));
+    }
+
     /// A datagram or a frame over a link: the same checks for both.
-    fn hear(&mut self, bytes: &[u8], from: Option<SocketAddr>) {
-        match self
+    fn hear(&mut self, bytes: &[u8], way: Way, from: Option<SocketAddr>) {
+        let opened = self
             .opener
-            .open(bytes, self.book.as_ref(), &mut self.windows)
-        {
+            .open(bytes, self.book.as_ref(), &mut self.windows);
+        match opened {
             Ok(frame) => {
-                self.metrics.frame_received(frame.value().kind());
-                if let Some(address) = from {
-                    self.book.learn(frame.from(), address);
+                self.metrics.frame_received(frame.value().kind(), way);
+                // A causal frame may be said again by anybody, at any time and from anywhere: it proves neither that its
+                // author lives nor where.
+                if frame.value().clock().is_some() {
+                    return self.hear_trade(frame, bytes);
                 }
-                let now = self.clock.now_ms();
+                let (now, author) = (self.clock.now_ms(), frame.from());
+                self.ways.heard(now, author, way);
+                if let Some(address) = from {
+                    self.book.learn(author, address);
+                }
+                match frame.value() {
+                    Message::Heartbeat(beat) => {
+                        let misses_us = beat.unheard.contains(&self.config.token);
+                        self.ways.told(author, misses_us);
+                    }
+                    Message::CausalAsk(_) => return self.hear_trade(frame, bytes),
+                    _ => {}
+                }
                 self.cluster.handle(now, Event::Frame(frame));
             }
             Err(Refused::NotForMe { token, .. }) if token == self.config.token => {} // our own multicast
-            Err(why) => {
-                self.metrics.frame_refused(why.label());
-                // a stranger's datagram costs us a look now and then
-                let now = self.clock.now_ms();
-                let due = now >= self.stranger_look_at;
-                let newer = matches!(&why, Refused::OtherIncarnation { expected, found, .. } if found > expected);
-                if due && (newer || matches!(why, Refused::UnknownSender { .. })) {
-                    self.stranger_look_at = now + STRANGER_LOOK_MS;
-                    self.look.notify_one();
-                }
-                tracing::debug!("{why}");
-            }
+            Err(why) => self.refuse(&why, bytes, from),
         }
     }
 
-    fn sight(&mut self, sight: Sight) -> Option<Ended> {
+    fn refuse(&mut self, why: &Refused, bytes: &[u8], from: Option<SocketAddr>) {
+        self.metrics.frame_refused(why.label());
+        if let Refused::OtherIncarnation { token, found, .. } = why
+            && *token == self.config.token
+        {
+            self.hear_double(bytes, *found, from);
+        }
+        // a stranger's datagram costs us a look now and then
+        let now = self.clock.now_ms();
+        let due = now >= self.stranger_look_at;
+        let newer =
+            matches!(why, Refused::OtherIncarnation { expected, found, .. } if found > expected);
+        if due && (newer || matches!(why, Refused::UnknownSender { .. })) {
+            self.stranger_look_at = now + STRANGER_LOOK_MS;
+            self.look.notify_one();
+        }
+        tracing::debug!("{why}");
+    }
+
+    /// A frame in our own name, of an earlier incarnation: is it really the process that we replaced?
+    fn hear_double(&mut self, bytes: &[u8], found: Incarnation, from: Option<SocketAddr>) {
+        let Some(former) = self.membership.former.filter(|(i, _)| *i == found) else {
+            return;
+        };
+        let nobody = Opener {
+            cluster: self.opener.cluster,
+            me: Token(0),
+        };
+        let verified = nobody.open(
+            bytes,
+            &Former(self.config.token, former),
+            &mut Windows::default(),
+        );
+        if self.double_said || verified.is_err() {
+            return;
+        }
+        self.double_said = true;
+        let (ours, place) = (
+            self.membership.incarnation,
+            from.map_or("a link".to_owned(), |a| a.to_string()),
+        );
+        let text = format!(
+            "another process runs as node {} (incarnation {found}, at {place}): this one is incarnation {ours}, the \
+             newer wins and the other stops",
+            self.config.token
+        );
+        self.say(lines::Loudness::Warn, &text);
+    }
+
+    fn sight(&mut self, sight: Sight) {
         match sight {
             Sight::View(view) => self.see(*view),
             Sight::Trouble(why) => {
@@ -166,20 +266,20 @@ impl Driver {
                 let now = self.clock.now_ms();
                 self.cluster.handle(now, Event::ChainSilent);
                 self.board.update(|facts| facts.chain_trouble = Some(why));
-                None
             }
         }
     }
 
     /// The contract was read.
-    fn see(&mut self, view: ChainView) -> Option<Ended> {
+    fn see(&mut self, view: ChainView) {
         self.board.update(|facts| facts.chain_trouble = None);
         // an endpoint that goes back shows yesterday's sessions
         if view.block.number < self.view.block.number {
-            return None;
+            return;
         }
         if let Some(reason) = self.fenced(&view) {
-            return Some(Ended::Fenced(reason));
+            self.ended = Some(Ended::Fenced(reason));
+            return;
         }
         for m in &view.members {
             let before = self.view.member(m.token).map(|old| old.incarnation);
@@ -188,6 +288,12 @@ impl Driver {
             }
         }
         self.book.follow(&view);
+        let same = |token: Token| {
+            let incarnation = |view: &ChainView| view.member(token).map(|m| m.incarnation);
+            incarnation(&view).is_some() && incarnation(&view) == incarnation(&self.view)
+        };
+        self.ways.keep(same);
+        self.post.keep(same);
         let roster = view.roster_hash();
         self.gate.update(|standing| {
             // `Gate::update` keeps the newest of them
@@ -199,7 +305,6 @@ impl Driver {
         let now = self.clock.now_ms();
         self.cluster.handle(now, Event::Chain(view));
         self.stand();
-        None
     }
 
     fn fenced(&self, view: &ChainView) -> Option<String> {
@@ -209,9 +314,10 @@ impl Driver {
                 "token {token} is no longer active on the contract (sold, deactivated or expired)"
             )),
             Some(m) if m.incarnation > ours => {
-                let newer = m.incarnation;
+                let (newer, place) = (m.incarnation, &m.endpoint);
                 Some(format!(
-                    "incarnation {newer} of token {token} has registered; this one is {ours}: only one may run"
+                    "incarnation {newer} of token {token} has registered from {place}; this one is {ours}: only one may \
+                     run, the newer wins"
                 ))
             }
             Some(_) => None,
@@ -231,6 +337,13 @@ impl Driver {
                 .iter()
                 .filter(|m| m.active)
                 .map(|m| (m.token, m.incarnation))
+                .collect();
+            standing.seated = self
+                .view
+                .members
+                .iter()
+                .filter(|m| m.active && m.seated)
+                .map(|m| m.token)
                 .collect();
             standing.mute = match cluster.mute() {
                 Mute::Unmuted => synod_counter::Mute::Unmuted,
@@ -258,6 +371,7 @@ impl Driver {
                 let now = self.clock.now_ms();
                 self.cluster.handle(now, Event::Elected { term, mined });
             }
+            Report::Seated => self.look.notify_one(),
             Report::Done => {}
         }
     }
@@ -265,189 +379,59 @@ impl Driver {
     async fn perform(&mut self) {
         while let Some(effect) = self.cluster.poll() {
             match effect {
-                Effect::Send { to, message } => self.send(to, &message).await,
+                Effect::Send { to, message } => self.send(to, message).await,
                 Effect::Elect(certificate) => self.errands.elect(certificate),
                 Effect::Birth(members) => self.errands.birth(members),
                 Effect::Seek => self.errands.seek(),
                 Effect::StartTerm { term, voted_muted } => {
-                    let seated = self
-                        .view
-                        .members
-                        .iter()
-                        .filter(|m| m.active && m.seated)
-                        .map(|m| m.token)
-                        .collect();
-                    self.errands
-                        .start_term(&self.view, term, voted_muted, seated);
+                    self.errands.start_term(&self.view, term, voted_muted);
                 }
                 Effect::LookAtChain => self.look.notify_one(),
-                Effect::Notice(notice) => self.say(&notice),
+                Effect::Baseline { clock, .. } => self.baseline(clock),
+                Effect::Notice(notice) => self.notice(&notice),
             }
         }
-        if self.cluster.in_office() {
+        self.perform_trades().await;
+        if self.cluster.in_office() && !self.cluster.pen_down() {
             self.errands.adopt_roster(&self.view);
+            self.errands.follow_members();
+            self.errands.seat(&self.view);
         }
         if let Some(log_id) = self.engine.with_state(|state| state.log_id) {
             self.book.set_log_id(log_id);
         }
     }
 
-    async fn send(&mut self, to: Option<Token>, message: &Message) {
-        let frame = self.sealer.seal(&self.identity.session, to, message);
-        self.metrics.frame_sent(message.kind());
-        match to {
-            None => self.udp.send_all(&frame).await,
-            Some(token) => match self.book.udp(token) {
-                Some(address) => self.udp.send_to(address, &frame).await,
-                None => tracing::debug!("no address of node {token} yet"),
-            },
-        }
-    }
-
-    /// The prototype's lines, above the prompt when there is one.
-    fn say(&self, notice: &Notice) {
-        let me = self.config.token;
-        let leader = self.cluster.leader();
-        match notice {
-            Notice::Suspected(token) => {
-                tracing::warn!("Node {me}: Node {token} SUSPECTED (missed heartbeat timeout)")
-            }
-            Notice::Failed(token) => {
-                tracing::warn!("Node {me}: Node {token} FAILED (sustained heartbeat absence)")
-            }
-            Notice::Alive(token) => tracing::info!("Node {me}: Node {token} ALIVE"),
-            Notice::Left(token) => tracing::info!("Node {me}: Node {token} LEFT"),
-            Notice::LeaderGone(term) => match leader {
-                Some(_) => {
-                    tracing::warn!("Node {me}: LEADER FAILED - triggering election for term {term}")
-                }
-                None => tracing::info!(
-                    "Node {me}: the office is vacant - triggering election for term {term}"
-                ),
-            },
-            Notice::Candidate(term) => {
-                tracing::info!(
-                    "Node {me}: No higher-priority nodes, declaring self as candidate for term {term}"
-                );
-            }
-            Notice::Leading(term) => tracing::info!("Node {me}: COORDINATOR for term {term}"),
-            Notice::Unmuted(term) => tracing::info!(
-                "Node {me}: caught up with term {term}: votes, signs and answers again"
-            ),
-            Notice::ColdStart(term) => {
-                tracing::warn!(
-                    "Node {me}: no unmuted majority is left: voting by disk for term {term} (cold start)"
-                );
-            }
-            Notice::NoLog(term) => tracing::error!(
-                "Node {me}: elected for term {term} after a restart with an empty disk: the log is lost or was never \
-                 born; restart a node that still holds it"
-            ),
-        }
-    }
-
-    fn publish(&mut self) {
-        let now = self.clock.now_ms();
-        if now < self.published_at + PUBLISH_EVERY_MS {
-            return;
-        }
-        self.published_at = now;
-        let muted = !self.cluster.mute().may_speak();
-        let (phase, summary) = self.sentence(muted);
-        self.board.enter(phase, summary);
-        let leader = self.cluster.leader();
-        let heard = if self.cluster.in_office() {
-            Some(wall_seconds())
-        } else {
-            self.cluster
-                .peers()
-                .find(|(token, _, age, _)| Some(*token) == leader && *age != u64::MAX)
-                .map(|(_, _, age, _)| wall_seconds() - age as f64 / 1_000.0)
+    fn notice(&mut self, notice: &Notice) {
+        let (loudness, text) = lines::of_cluster(self.cluster.leader(), notice);
+        let word = match notice {
+            Notice::ElectionCalled(_) => Some(Ok(text.clone())),
+            Notice::CallRefused(_) => Some(Err(text.clone())),
+            _ => None,
         };
-        let peers = self
-            .cluster
-            .peers()
-            .map(|(token, health, age, beat)| {
-                let age_ms = (age != u64::MAX).then_some(age);
-                (
-                    token,
-                    PeerFact {
-                        health,
-                        age_ms,
-                        beat: beat.cloned(),
-                    },
-                )
-            })
-            .collect();
-        self.board.update(|facts| {
-            facts.incarnation = self.membership.incarnation;
-            facts.view = Some(self.view.clone());
-            facts.leader = leader;
-            facts.in_office = self.cluster.in_office();
-            facts.muted = muted;
-            facts.peers = peers;
-            facts.leader_heard_at = heard.or(facts.leader_heard_at);
-        });
-    }
-
-    fn sentence(&self, muted: bool) -> (Phase, String) {
-        let term = self.cluster.highest_term();
-        if self
-            .view
-            .member(self.config.token)
-            .is_some_and(|m| !m.seated)
+        if let Some(word) = word
+            && let Some(caller) = self.caller.take()
         {
-            let text = "registered after the log was born, so not seated: joining a running cluster comes with the \
-                        Trade spine issue; until then this node only takes part in the next cluster";
-            return (Phase::Joining, text.to_owned());
+            // he may have gone
+            let _ = caller.send(word);
         }
-        let alive = 1 + self
-            .cluster
-            .peers()
-            .filter(|(_, health, _, _)| *health != Health::Failed)
-            .count() as u64;
-        let quorum = self.view.quorum();
-        if alive < quorum && self.view.elected_block != 0 {
-            let seated = self.view.seated_count;
-            let text = format!(
-                "hears {alive} of {seated} members, itself included; {quorum} are needed to write or to elect: restart the others"
-            );
-            return (
-                if muted {
-                    Phase::Joining
-                } else {
-                    Phase::Serving
-                },
-                text,
-            );
+        self.say(loudness, &text);
+    }
+
+    /// A line for people: in the log, and above every prompt.
+    pub(crate) fn say(&self, loudness: lines::Loudness, text: &str) {
+        let line = format!("Node {}: {text}", self.config.token);
+        match loudness {
+            lines::Loudness::Warn => tracing::warn!("{line}"),
+            lines::Loudness::Info => tracing::info!("{line}"),
+            lines::Loudness::Debug => return tracing::debug!("{line}"),
         }
-        if muted {
-            let text = "restarted and muted: takes the leader's appends, does not vote, sign or answer reads yet";
-            return (Phase::Joining, text.to_owned());
-        }
-        let text = match self.cluster.leader() {
-            _ if self.cluster.in_office() => format!("leads term {term}"),
-            Some(leader) if leader == self.config.token => {
-                format!("elected for term {term}, taking the office")
-            }
-            Some(leader) if self.cluster.leader_gone() => {
-                format!("node {leader}, leader of term {term}, is gone: electing")
-            }
-            Some(leader) => format!("follows node {leader}, leader of term {term}"),
-            None if self.view.elected_block == 0 && self.view.seated_count < self.view.founders => {
-                format!(
-                    "waits for {} founding members, {} are registered",
-                    self.view.founders, self.view.seated_count
-                )
-            }
-            None => format!("the office is vacant since term {term}: electing"),
-        };
-        (Phase::Serving, text)
+        self.desk.say(line);
     }
 
     async fn leave(&mut self) {
         for _ in 0..self.config.timing.join_copies.min(3) {
-            self.send(None, &Message::Leave).await;
+            self.send(None, Message::Leave).await;
         }
         self.engine.claim(None);
         self.engine.close().await;

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use synod_chain::{Chain, Wallet};
-use synod_counter::{Body, Engine, MemberKey};
-use synod_wire::{Certificate, ChainView, Incarnation, Term, Token};
+use synod_counter::{Body, Engine, MemberKey, MembersStep};
+use synod_ledger::Settlement;
+use synod_wire::{Certificate, ChainView, Incarnation, Term, Token, Wh};
 use tokio::sync::mpsc;
+
+/// What each member is credited once, unless the birth's winner was told otherwise: 100 credits, as in the prototype.
+pub const INITIAL_CREDIT: Wh = Wh(100_000);
 
 /// How an errand ended, for the driver.
 pub enum Report {
@@ -19,6 +23,8 @@ pub enum Report {
         /// In a block, not reverted.
         mined: bool,
     },
+    /// The contract has new seats: look.
+    Seated,
     /// Something else; the facts show what.
     Done,
 }
@@ -36,10 +42,21 @@ pub struct Errands {
     seeking: Arc<AtomicBool>,
     starting: Arc<AtomicBool>,
     adopting: Arc<AtomicBool>,
+    following: Arc<AtomicBool>,
+    seating: Arc<AtomicBool>,
+    entries: mpsc::Sender<Body>,
 }
 
 /// One log entry may take this long; then the machine asks again.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// Settlements that wait for the log. The ledger asks again for what is dropped.
+const ENTRIES_MAX: usize = 1_024;
+/// So many of them go to the engine at once.
+const BATCH_MAX: usize = 128;
+/// After a seat that the contract refused.
+const SEAT_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at the engine's members.
+const FOLLOW_EVERY: Duration = Duration::from_millis(50);
 
 impl Errands {
     /// Nothing is running.
@@ -52,6 +69,8 @@ impl Errands {
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let flag = || Arc::new(AtomicBool::new(false));
+        let (entries, queue) = mpsc::channel(ENTRIES_MAX);
+        tokio::spawn(write_in_order(engine.clone(), queue));
         Self {
             config,
             incarnation,
@@ -64,6 +83,9 @@ impl Errands {
             seeking: flag(),
             starting: flag(),
             adopting: flag(),
+            following: flag(),
+            seating: flag(),
+            entries,
         }
     }
 
@@ -109,13 +131,10 @@ impl Errands {
     }
 
     /// Write Genesis if there is none, then TermStart with the transaction that elected us.
-    pub fn start_term(
-        &self,
-        view: &ChainView,
-        term: Term,
-        voted_muted: Vec<Token>,
-        seated: Vec<Token>,
-    ) {
+    pub fn start_term(&self, view: &ChainView, term: Term, voted_muted: Vec<Token>) {
+        let seated = view.members.iter().filter(|m| m.active && m.seated);
+        let seated = seated.map(|m| m.token).collect();
+        let initial_credit = self.config.initial_credit.unwrap_or(INITIAL_CREDIT);
         let (chain, engine) = (self.chain.clone(), self.engine.clone());
         let (cluster, token, incarnation) =
             (self.config.cluster(), self.config.token, self.incarnation);
@@ -133,6 +152,7 @@ impl Errands {
                         cluster,
                         block,
                         members: seated,
+                        initial_credit,
                     };
                     engine
                         .propose(genesis, PROPOSE_DEADLINE)
@@ -211,6 +231,67 @@ impl Errands {
         });
     }
 
+    /// The engine's voters follow the log's roster, a step at a time.
+    pub fn follow_members(&self) {
+        let engine = self.engine.clone();
+        self.run(&self.following, async move {
+            match engine.follow_members(PROPOSE_DEADLINE).await {
+                Ok(MembersStep::Steady) => {}
+                Ok(step) => tracing::debug!("the log's voters: {step:?}"),
+                Err(why) => tracing::debug!("the log's voters: {why}"),
+            }
+            tokio::time::sleep(FOLLOW_EVERY).await;
+            Report::Done
+        });
+    }
+
+    /// Whoever votes in the log gets its seat in the contract: it counts in quorums from there on.
+    pub fn seat(&self, view: &ChainView) {
+        let voters = self.engine.view().voters;
+        let standing = view.members.iter().filter(|m| m.active && !m.seated);
+        let due: Vec<Token> = standing
+            .map(|m| m.token)
+            .filter(|token| voters.contains(token))
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        let (chain, wallet) = (self.chain.clone(), Arc::clone(&self.wallet));
+        self.run(&self.seating, async move {
+            match chain.seat(&wallet, &due).await {
+                Ok(sent) => {
+                    tracing::info!(tx = %sent.tx, block = sent.block, "seated {due:?}");
+                    Report::Seated
+                }
+                Err(why) => {
+                    tracing::warn!("seat({due:?}): {why}");
+                    tokio::time::sleep(SEAT_AGAIN).await;
+                    Report::Done
+                }
+            }
+        });
+    }
+
+    /// Settlements enter the log in the order in which they come here.
+    pub fn settle(&self, settlement: Settlement) {
+        self.write(Body::Settle(settlement));
+    }
+
+    /// An incarnation's messages beyond `last` are void.
+    pub fn close_gap(&self, token: Token, incarnation: Incarnation, last: u64) {
+        self.write(Body::Close {
+            token,
+            incarnation,
+            last,
+        });
+    }
+
+    fn write(&self, entry: Body) {
+        if self.entries.try_send(entry).is_err() {
+            tracing::debug!("the log is behind: an entry waits for its next turn");
+        }
+    }
+
     fn run(&self, busy: &Arc<AtomicBool>, errand: impl Future<Output = Report> + Send + 'static) {
         if busy.swap(true, Ordering::AcqRel) {
             return;
@@ -222,5 +303,28 @@ impl Errands {
             // a driver that has stopped needs no report
             let _ = reports.send(report).await;
         });
+    }
+}
+
+/// One writer: what was confirmed first stands first. Several share a sync.
+async fn write_in_order(engine: Engine, mut queue: mpsc::Receiver<Body>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let bodies = std::mem::take(&mut batch);
+        let names: Vec<String> = bodies.iter().map(name).collect();
+        let written = engine.propose_in_order(bodies, PROPOSE_DEADLINE).await;
+        for (name, outcome) in names.iter().zip(written) {
+            match outcome {
+                Ok(at) => tracing::debug!("entry {name} at {}: {:?}", at.index, at.outcome),
+                Err(why) => tracing::debug!("entry {name}: {why}"),
+            }
+        }
+    }
+}
+
+fn name(body: &Body) -> String {
+    match body {
+        Body::Settle(settlement) => format!("Settle {}", settlement.offer.id),
+        other => other.name().to_owned(),
     }
 }

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use synod_cluster::Health;
+use synod_ledger::{CausalStats, OpenTrade};
 use synod_wire::message::Heartbeat;
-use synod_wire::{Address, ChainView, Incarnation, Token};
+use synod_wire::{Address, ChainView, Clock, Incarnation, Token, Wh};
 
 /// How far the life of this node has got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +70,21 @@ pub struct PeerFact {
     pub beat: Option<Heartbeat>,
 }
 
+/// What the ledger's machine has under way.
+#[derive(Clone, Debug, Default)]
+pub struct LedgerFact {
+    /// Causal messages delivered here, our own included.
+    pub clock: Clock,
+    /// Causal messages that wait for others.
+    pub buffered: u64,
+    /// Undecided trades that were delivered here.
+    pub open: Vec<OpenTrade>,
+    /// What our own undecided payments keep back.
+    pub reserved: Wh,
+    /// Counts since the start.
+    pub stats: CausalStats,
+}
+
 /// The facts.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -82,6 +98,8 @@ pub struct Facts {
     pub instance_id: Option<Address>,
     /// The wallet's address.
     pub wallet: Option<Address>,
+    /// The guest agent's socket.
+    pub socket: String,
     /// Our registration.
     pub incarnation: Incarnation,
     /// What the evidence of this node is worth, in words.
@@ -94,12 +112,16 @@ pub struct Facts {
     pub leader: Option<Token>,
     /// We are the leader in office.
     pub in_office: bool,
+    /// We are handing the office over: nothing new is written.
+    pub pen_down: bool,
     /// We may not vote, sign or answer reads.
     pub muted: bool,
     /// Peers by token.
     pub peers: BTreeMap<Token, PeerFact>,
     /// Unix time of the leader's last heartbeat (or of our own, when we lead).
     pub leader_heard_at: Option<f64>,
+    /// Trades under way.
+    pub ledger: LedgerFact,
 }
 
 /// Shared facts.

@@ -6,21 +6,25 @@ use crate::boot::{Identity, Membership};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::courier::{LinkCourier, Service};
+use crate::desk::{Ask, Desk};
 use crate::disk::Disk;
 use crate::driver::{Driver, Ended, Sources};
 use crate::errands::Errands;
 use crate::facts::Board;
 use crate::links::{LinkListener, LinkPeer, LinkSettings, Links};
 use crate::metrics::Metrics;
+use crate::post::Post;
 use crate::run::NodeError;
 use crate::udp::Udp;
 use crate::watcher;
+use crate::ways::Ways;
 use rand_core::{OsRng, RngCore};
 use std::sync::Arc;
 use std::time::Duration;
 use synod_chain::Chain;
 use synod_cluster::Cluster;
 use synod_counter::{Engine, Gate};
+use synod_ledger::Ledger;
 use synod_wire::ballot::Domain;
 use synod_wire::seal::{Opener, Sealer, Windows};
 use tokio::sync::{Notify, mpsc, watch};
@@ -44,6 +48,8 @@ pub(crate) struct Parts {
     pub board: Arc<Board>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
+    pub desk: Arc<Desk>,
+    pub asks: mpsc::Receiver<Ask>,
 }
 
 /// Open the log, then the links, then run the loop until it ends.
@@ -67,8 +73,21 @@ pub(crate) async fn live(
         board,
         metrics,
         clock,
+        desk,
+        asks,
     } = parts;
+    for notice in &config.notices {
+        tracing::info!("{notice}");
+    }
+    for token in &config.expected {
+        if membership.view.member(*token).is_none_or(|m| !m.active) {
+            tracing::warn!(
+                "--nodes names {token}, which is not an active member of the contract (yet)"
+            );
+        }
+    }
     let book = Arc::new(Book::default());
+    book.hint(&config.peers);
     book.follow(&membership.view);
     let courier = Arc::new(LinkCourier::default());
     let (gate, engine) = open_log(&config, &disk, &membership, clock, courier.clone()).await?;
@@ -108,11 +127,28 @@ pub(crate) async fn live(
         frames,
         sights,
         reports,
+        asks,
         stop,
     };
     metrics.follow_udp(Arc::clone(&udp));
     let speaker = speaker(&config, &identity, &membership);
+    let trader = synod_ledger::Identity {
+        token: config.token,
+        incarnation,
+        cluster: config.cluster(),
+        session: Arc::clone(&identity.session),
+    };
     let driver = Driver {
+        post: Post::new(links.clone()),
+        // before anybody is suspected
+        ways: Ways::new(config.timing.heartbeat_ms * 3),
+        disk,
+        desk,
+        ledger: Ledger::new(config.trades.clone(), trader, clock.now_ms()),
+        ledger_applied: 0,
+        double_said: false,
+        caller: None,
+        ended: None,
         cluster: Cluster::new(config.timing.clone(), speaker, clock.now_ms()),
         sealer: Sealer::new(config.cluster(), config.token, incarnation),
         opener: Opener {
@@ -139,8 +175,6 @@ pub(crate) async fn live(
     let ended = driver.run(sources).await;
     watching.abort();
     links.close_all();
-    // the directory's lock is held to the end
-    drop(disk);
     Ok(ended)
 }
 

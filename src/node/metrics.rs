@@ -3,6 +3,7 @@
 
 use crate::links::{LinkStats, Links};
 use crate::udp::{Udp, UdpStats};
+use crate::ways::Way;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -45,6 +46,8 @@ pub struct Counted {
     pub sent: BTreeMap<String, u64>,
     /// Frames received, by kind.
     pub received: BTreeMap<String, u64>,
+    /// The same by way, then kind.
+    pub by_way: BTreeMap<String, BTreeMap<String, u64>>,
     /// Datagrams refused, by reason.
     pub refused: BTreeMap<String, u64>,
     /// Ballots and proposals that our own gates refused, by reason.
@@ -67,6 +70,7 @@ pub struct Metrics {
 struct Numbers {
     sent: PerKind,
     received: PerKind,
+    by_way: [PerKind; Way::ALL.len()],
     refused: Mutex<BTreeMap<&'static str, u64>>,
     gate_refusals: Mutex<BTreeMap<&'static str, u64>>,
     shown: Mutex<Shown>,
@@ -93,9 +97,13 @@ impl Metrics {
         self.numbers.sent.raise(kind);
     }
 
-    /// A frame verified.
-    pub fn frame_received(&self, kind: Kind) {
+    /// A frame verified, and came this way.
+    pub fn frame_received(&self, kind: Kind, way: Way) {
         self.numbers.received.raise(kind);
+        let at = Way::ALL.iter().position(|w| *w == way);
+        if let Some(kinds) = at.and_then(|at| self.numbers.by_way.get(at)) {
+            kinds.raise(kind);
+        }
     }
 
     /// A datagram was not read, see [`synod_wire::seal::Refused::label`].
@@ -148,6 +156,11 @@ impl Numbers {
         Counted {
             sent: self.sent.read(),
             received: self.received.read(),
+            by_way: Way::ALL
+                .iter()
+                .zip(&self.by_way)
+                .map(|(way, kinds)| (way.name().to_owned(), kinds.read()))
+                .collect(),
             refused: named(&self.refused),
             gate_refusals: named(&self.gate_refusals),
             links: self.links.get().map(Links::stats).unwrap_or_default(),
@@ -196,6 +209,7 @@ impl Collector for Numbers {
         for (name, help, label, values) in now.families() {
             by(&mut encoder, name, help, label, &values)?;
         }
+        by_way(&mut encoder, &now.by_way)?;
         for (name, help, value) in now.counters() {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
@@ -353,6 +367,23 @@ fn by(
     Ok(())
 }
 
+/// Frames by kind and way: datagrams to the group, to one address, or the link.
+fn by_way(
+    encoder: &mut DescriptorEncoder<'_>,
+    ways: &BTreeMap<String, BTreeMap<String, u64>>,
+) -> Result<(), fmt::Error> {
+    let help = "Frames that verified, by the way they came";
+    let mut family =
+        encoder.encode_descriptor("frames_arrived", help, None, MetricType::Counter)?;
+    for (way, kinds) in ways {
+        for (kind, n) in kinds {
+            let labels = [("kind", kind.as_str()), ("way", way.as_str())];
+            ConstCounter::new(*n).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,7 +393,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.frame_sent(Kind::Heartbeat);
         metrics.frame_sent(Kind::Heartbeat);
-        metrics.frame_received(Kind::BallotRefused);
+        metrics.frame_received(Kind::BallotRefused, Way::Link);
         metrics.frame_refused("not a frame");
         metrics.show_gate(BTreeMap::from([("muted", 1)]));
         metrics.show(|shown| {
@@ -375,6 +406,7 @@ mod tests {
         for line in [
             "synod_frames_sent_total{kind=\"HEARTBEAT\"} 2",
             "synod_frames_received_total{kind=\"BALLOT_REFUSED\"} 1",
+            "synod_frames_arrived_total{kind=\"BALLOT_REFUSED\",way=\"link\"} 1",
             "synod_frames_refused_total{reason=\"not a frame\"} 1",
             "synod_gate_refusals_total{reason=\"muted\"} 1",
             "synod_engine_timer_elections_total 0",

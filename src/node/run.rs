@@ -4,6 +4,8 @@ use crate::backend::NodeBackend;
 use crate::boot::{self, BootError};
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Faults};
+use crate::control;
+use crate::desk::Desk;
 use crate::disk::Disk;
 use crate::driver::Ended;
 use crate::facts::Board;
@@ -35,6 +37,15 @@ pub enum NodeError {
     /// Another boot of this token has taken over, or its rights ended.
     #[error("stopped: {0}")]
     Fenced(String),
+    /// A setting contradicts what the cluster has agreed on.
+    #[error("misconfigured: {0}")]
+    Contradicted(String),
+    /// The disk does not keep what must be kept.
+    #[error("stopped: {0}")]
+    Broken(String),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] crate::control::ControlError),
 }
 
 /// Sockets, bound before anything else: a taken port is a fault of the configuration.
@@ -46,6 +57,9 @@ struct Doors {
 
 /// Run one node until `stop` turns true.
 pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), NodeError> {
+    let (desk, asks) = Desk::new();
+    let desk = Arc::new(desk);
+    let stop = either(stop, desk.quitting());
     let clock = Clock::start();
     let config = Arc::new(config);
     let disk =
@@ -57,7 +71,14 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Node
         Arc::clone(&config),
         Arc::clone(&board),
         Arc::clone(&metrics),
+        Arc::clone(&desk),
     ));
+    let control = control::serve(
+        &disk.control_socket(),
+        backend.clone(),
+        stopped(stop.clone()),
+    )
+    .await?;
     let serving = tokio::spawn(http::serve(
         doors.http,
         backend.clone(),
@@ -86,16 +107,41 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Node
                 board,
                 metrics,
                 clock,
+                desk,
+                asks,
             };
             live(parts, chain, identity, membership, &backend, stop).await?
         }
         None => Ended::Stopped,
     };
     serving.abort();
+    control.abort();
     match ended {
         Ended::Stopped => Ok(()),
         Ended::Fenced(why) => Err(NodeError::Fenced(why)),
+        Ended::Contradicted(why) => Err(NodeError::Contradicted(why)),
+        Ended::Broken(why) => Err(NodeError::Broken(why)),
     }
+}
+
+/// True as soon as one of the two is.
+fn either(mut one: watch::Receiver<bool>, mut two: watch::Receiver<bool>) -> watch::Receiver<bool> {
+    let (sender, both) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = turned(&mut one) => {}
+            () = turned(&mut two) => {}
+        }
+        sender.send_replace(true);
+        // whoever still listens must not take an end of the sender for news
+        sender.closed().await;
+    });
+    both
+}
+
+async fn turned(watch: &mut watch::Receiver<bool>) {
+    // a sender that is gone stops as well: nobody could ask any more
+    let _ = watch.wait_for(|stop| *stop).await;
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

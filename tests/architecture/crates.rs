@@ -20,10 +20,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "node",
-        &["counter", "cluster", "chain", "agent", "attest", "wire"],
+        &[
+            "counter", "cluster", "ledger", "chain", "agent", "attest", "wire",
+        ],
     ),
-    ("counter", &["wire"]),
+    ("counter", &["ledger", "wire"]),
     ("cluster", &["wire"]),
+    ("ledger", &["wire"]),
     ("chain", &["wire"]),
     ("agent", &[]),
     ("attest", &[]),
@@ -32,8 +35,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("devchain", &[]),
 ];
 
-/// Told what happened, answer what to do: `ledger` joins them with the Trade spine issue.
-const PURE: &[&str] = &["wire", "attest", "cluster"];
+/// Told what happened, answer what to do.
+const PURE: &[&str] = &["wire", "attest", "cluster", "ledger"];
 
 /// What a pure crate may use: arithmetic, text and signatures, nothing that can reach the world.
 const PURE_DEPENDENCIES: &[&str] = &[
