@@ -94,6 +94,7 @@ pub struct Facts {
 }
 
 /// What happened.
+#[expect(clippy::large_enum_variant, reason = "handed over once, never stored")]
 pub enum Event {
     /// Time passed, or the log moved on.
     Tick(Facts),

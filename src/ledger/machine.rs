@@ -27,7 +27,9 @@ pub struct Ledger {
     dice: Dice,
     /// When the facts were told; none = not yet.
     told_at: Option<u64>,
-    /// Decided trades that people have been told of.
+    /// The log has listed this session.
+    listed: bool,
+    /// Decided trades that people have been told of, or that are history.
     scanned: usize,
     /// Something of ours waits for the log, or for its listing.
     waiting: bool,
@@ -50,6 +52,7 @@ impl Ledger {
             gaps: Gaps::default(),
             dice: Dice(1),
             told_at: None,
+            listed: false,
             scanned: 0,
             waiting: true,
             stale: true,
@@ -159,9 +162,6 @@ impl Ledger {
     }
 
     fn tick(&mut self, now: u64, accounts: &Accounts, facts: Facts) {
-        if self.told_at.is_none() {
-            self.scanned = accounts.trades().len();
-        }
         self.facts = facts;
         self.told_at = Some(now);
         self.dice.stir(facts.dice);
@@ -176,8 +176,13 @@ impl Ledger {
         self.stale = false;
     }
 
-    /// Tells people of every decided trade of ours, once and in the log's order.
+    /// Tells people of every decided trade of ours, once and in the log's order. What the log decided before it listed
+    /// this session is history, wishes of the outbox excepted.
     fn read_log(&mut self, accounts: &Accounts) {
+        if !self.listed {
+            self.listed = self.is_listed(accounts);
+            self.scanned = accounts.trades().len();
+        }
         let mut changed = self.history_of_restored(accounts, self.scanned);
         let me = self.me.token;
         for record in accounts.trades().get(self.scanned..).unwrap_or_default() {
