@@ -106,8 +106,11 @@ async fn respond(
     shared: Arc<Shared>,
     reach: Reach,
 ) -> Response<Full<Bytes>> {
-    if let Err(refused) = admit(&request, reach) {
-        return refused;
+    if is_from_a_page(&request, reach) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "development chain: only programs on this machine, not web pages or other host names",
+        );
     }
     match page(&request, shared.door.get(), reach) {
         Page::Chain => chain(request, shared).await,
@@ -115,17 +118,11 @@ async fn respond(
     }
 }
 
-/// No web page; on loopback no other host name either (a page's own name may lead here by DNS rebinding). Beyond
-/// loopback the machine has whatever name the class uses, and a page does not know the key.
-fn admit(request: &Request<Incoming>, reach: Reach) -> Result<(), Response<Full<Bytes>>> {
+/// Pages say where they are from. On loopback another host name means one too (a page's own name may lead here, by
+/// DNS rebinding); beyond loopback the machine has whatever name the class uses, and a page does not know the key.
+fn is_from_a_page(request: &Request<Incoming>, reach: Reach) -> bool {
     let named = request.headers().get(HOST).is_some_and(is_loopback);
-    if request.headers().contains_key(ORIGIN) || (reach == Reach::Loopback && !named) {
-        return Err(text(
-            StatusCode::FORBIDDEN,
-            "development chain: only programs on this machine, not web pages or other host names",
-        ));
-    }
-    Ok(())
+    request.headers().contains_key(ORIGIN) || (reach == Reach::Loopback && !named)
 }
 
 /// Where a request goes.

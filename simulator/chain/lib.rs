@@ -69,12 +69,12 @@ pub enum ServeError {
     #[error("the class door is open already; this is a bug, please report it")]
     OpenAlready,
     /// Somebody else is there.
-    #[error("cannot listen on {address}: {source}; stop the program that has port {port} or choose another port", port = address.port())]
+    #[error("cannot listen on {address}: {why}; stop the program that has port {port} or choose another port", port = address.port())]
     Listen {
         /// What was asked for.
         address: SocketAddr,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// The old chain cannot be brought back.
     #[error(transparent)]
@@ -125,10 +125,7 @@ pub async fn serve(settings: Settings) -> Result<Running, ServeError> {
 }
 
 async fn listen(bind: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let failed = |source| ServeError::Listen {
-        address: bind,
-        source,
-    };
+    let failed = |why| ServeError::Listen { address: bind, why };
     let listener = TcpListener::bind(bind).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))

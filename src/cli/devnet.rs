@@ -141,11 +141,18 @@ fn own_address() -> anyhow::Result<Ipv4Addr> {
         )
     })?;
     anyhow::ensure!(
-        found.is_private() || found.is_link_local(),
-        "expected an address of a private network on the way to the multicast group, found {found}; if the class is \
+        is_local(found),
+        "expected an address of a local network on the way to the multicast group, found {found}; if the class is \
          really there, name it"
     );
     Ok(found)
+}
+
+/// No address of the open internet is chosen unasked. Shared (RFC 6598) and documentation networks are local too.
+fn is_local(address: Ipv4Addr) -> bool {
+    let [a, b, ..] = address.octets();
+    let shared = a == 100 && (64..128).contains(&b);
+    address.is_private() || address.is_link_local() || address.is_documentation() || shared
 }
 
 /// The address that the kernel would send from.
@@ -293,6 +300,29 @@ mod tests {
             "five words",
         ] {
             assert!(text.contains(part), "{part} is missing in: {text}");
+        }
+    }
+
+    #[test]
+    fn no_public_address_is_chosen_unasked() {
+        let local = |text: &str| is_local(text.parse().expect("an address"));
+        for address in [
+            "10.77.0.1",
+            "192.168.1.10",
+            "172.31.0.1",
+            "169.254.3.4",
+            "100.64.0.1",
+        ] {
+            assert!(local(address), "{address}");
+        }
+        for address in [
+            "8.8.8.8",
+            "100.128.0.1",
+            "172.32.0.1",
+            "127.0.0.1",
+            "0.0.0.0",
+        ] {
+            assert!(!local(address), "{address}");
         }
     }
 
