@@ -435,6 +435,182 @@ mod tests {
         engine.close().await;
     }
 
+    /// A change of the voter set at this place: sets, and all that it names.
+    fn voters(term: u64, index: u64, sets: &[&[u64]], named: &[u64]) -> RaftEntry {
+        let sets = sets.iter().map(|set| set.iter().copied().collect());
+        let nodes: BTreeMap<u64, EmptyNode> =
+            named.iter().map(|id| (*id, EmptyNode::new())).collect();
+        // as a liar would: no check of ours or theirs on the way out
+        let members = Membership::new_with_defaults(sets.collect(), nodes.into_keys());
+        RaftEntry::new_membership(id(term, index), members)
+    }
+
+    fn roster(index: u64, block: u64, tokens: &[u64]) -> RaftEntry {
+        let member = |t: &u64| crate::MemberKey {
+            token: Token(*t),
+            incarnation: Incarnation(1),
+            seated: true,
+            session: synod_wire::SessionPublic([2; 33]),
+        };
+        let members: Vec<crate::MemberKey> = tokens.iter().map(member).collect();
+        let body = Body::Members {
+            block: synod_wire::BlockRef {
+                number: block,
+                ..synod_wire::BlockRef::default()
+            },
+            roster_hash: crate::MemberKey::roster_hash(&members),
+            members,
+        };
+        RaftEntry::new_normal(id(1, index), Entry { time_ms: 1, body })
+    }
+
+    /// Node 2 with a born log of voters 1, 2, 3, all of them seated.
+    async fn seated_follower() -> (Engine, Arc<Gate>, tempfile::TempDir) {
+        let (engine, gate, dir) = follower().await;
+        gate.update(|s| s.seated = (1..=3).map(Token).collect());
+        let entries = vec![first(&[1, 2, 3]), up(1, 1, 7)];
+        let born = append(1, None, None, entries, Some(id(1, 1)));
+        assert_eq!(say(&engine, &born).await, "Success");
+        (engine, gate, dir)
+    }
+
+    /// What node 2 says to entries behind its second one; `committed`: the leader calls them so.
+    async fn offered(engine: &Engine, entries: Vec<RaftEntry>, commit: u64) -> String {
+        let hash = engine.0.out.store.at(1).unwrap().map(|(_, h)| h);
+        let commit = Some(id(1, commit));
+        say(engine, &append(1, Some(id(1, 1)), hash, entries, commit)).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_voter_set_that_our_own_view_does_not_bear_out_is_refused_until_it_does() {
+        let no = "unconfirmed_voters";
+        let table: Vec<(&str, Vec<RaftEntry>)> = vec![
+            // a quorum that shrinks: at once, half way, or in a second step
+            (no, vec![voters(1, 2, &[&[1]], &[1])]),
+            (no, vec![voters(1, 2, &[&[1, 2, 3], &[1]], &[1, 2, 3])]),
+            (
+                no,
+                vec![
+                    voters(1, 2, &[&[1, 2, 3]], &[1, 2, 3]),
+                    voters(1, 3, &[&[1, 2]], &[1, 2, 3]),
+                ],
+            ),
+            // a stranger, as a learner or a voter
+            (no, vec![voters(1, 2, &[&[1, 2, 3]], &[1, 2, 3, 9])]),
+            (
+                no,
+                vec![voters(1, 2, &[&[1, 2, 3], &[1, 2, 3, 9]], &[1, 2, 3, 9])],
+            ),
+            // a roster that nobody has confirmed proves nothing
+            (
+                "unconfirmed",
+                vec![
+                    roster(2, 1, &[1, 2, 3, 9]),
+                    voters(1, 3, &[&[1, 2, 3]], &[1, 2, 3, 9]),
+                ],
+            ),
+            // what no engine sends
+            (
+                "malformed",
+                vec![voters(1, 2, &[&[1], &[1, 2], &[1, 2, 3]], &[1, 2, 3])],
+            ),
+            ("malformed", vec![voters(1, 2, &[], &[1, 2, 3])]),
+            ("malformed", vec![voters(1, 2, &[&[1, 2, 3], &[]], &[])]),
+            (
+                "malformed",
+                vec![voters(1, 2, &[&[1, 2, 3]], &(1..=65).collect::<Vec<_>>())],
+            ),
+            (
+                "malformed",
+                (2..=10)
+                    .map(|index| voters(1, index, &[&[1, 2, 3]], &[1, 2, 3]))
+                    .collect(),
+            ),
+        ];
+        let (engine, gate, _dir) = seated_follower().await;
+        for (row, (expected, entries)) in table.into_iter().enumerate() {
+            assert_eq!(offered(&engine, entries, 1).await, expected, "row {row}");
+        }
+        assert_eq!(engine.view().position.index, 2, "nothing of it is held");
+        // the chain shows token 9, and the very same entry is taken
+        let learner = || vec![voters(1, 2, &[&[1, 2, 3]], &[1, 2, 3, 9])];
+        let behind = gate.behind();
+        tokio::time::timeout(Duration::from_secs(5), behind.notified())
+            .await
+            .expect("the node is told to look at the chain");
+        gate.update(|s| {
+            s.incarnations.insert(Token(9), Incarnation(1));
+        });
+        assert_eq!(offered(&engine, learner(), 1).await, "Success");
+        // it is held now: whoever sends it again after the chain has moved on is not asked again
+        gate.update(|s| {
+            s.incarnations.remove(&Token(9));
+        });
+        assert_eq!(offered(&engine, learner(), 1).await, "Success");
+        engine.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn changes_that_the_log_itself_bears_out_pass_whatever_the_chain_shows_by_now() {
+        let joint = || voters(1, 2, &[&[1, 2, 3], &[1, 2]], &[1, 2, 3]);
+        // the contract has ended token 3: the set on the way names it all the same
+        let (engine, gate, _dir) = seated_follower().await;
+        assert_eq!(
+            offered(&engine, vec![joint()], 1).await,
+            "unconfirmed_voters"
+        );
+        gate.update(|s| {
+            s.seated.remove(&Token(3));
+            s.incarnations.remove(&Token(3));
+        });
+        assert_eq!(offered(&engine, vec![joint()], 1).await, "Success");
+        let alone = voters(1, 3, &[&[1, 2]], &[1, 2]);
+        assert_eq!(offered(&engine, vec![joint(), alone], 1).await, "Success");
+        engine.close().await;
+
+        // token 4 came and went before we looked; the roster in the same append is committed and lists it
+        let (engine, _gate, _dir) = seated_follower().await;
+        let entries = vec![
+            roster(2, 1, &[1, 2, 3, 4]),
+            voters(1, 3, &[&[1, 2, 3]], &[1, 2, 3, 4]),
+        ];
+        assert_eq!(offered(&engine, entries, 2).await, "Success");
+        engine.close().await;
+
+        // token 3 went and came back: the log's roster between lists it not, so its removal blocks nothing
+        let (engine, _gate, _dir) = seated_follower().await;
+        let entries = |rosters: Vec<RaftEntry>| {
+            let index = 2 + u64::try_from(rosters.len()).unwrap();
+            let joint = voters(1, index, &[&[1, 2, 3], &[1, 2]], &[1, 2, 3]);
+            rosters.into_iter().chain([joint]).collect::<Vec<_>>()
+        };
+        let newer = vec![roster(2, 2, &[1, 2])];
+        let replayed = vec![roster(2, 2, &[1, 2, 3]), roster(3, 1, &[1, 2])];
+        assert_eq!(
+            offered(&engine, entries(replayed), 3).await,
+            "unconfirmed_voters",
+            "a roster of an older block counts for nothing"
+        );
+        assert_eq!(offered(&engine, entries(newer), 2).await, "Success");
+        engine.close().await;
+
+        // somebody seated who never voted here may come in step by step
+        let (engine, gate, _dir) = seated_follower().await;
+        gate.update(|s| {
+            s.incarnations.insert(Token(4), Incarnation(1));
+            s.seated.insert(Token(4));
+        });
+        let joint = voters(1, 2, &[&[1, 2, 3], &[1, 2, 3, 4]], &[1, 2, 3, 4]);
+        let back = voters(1, 3, &[&[1, 2, 3]], &[1, 2, 3, 4]);
+        assert_eq!(offered(&engine, vec![joint.clone()], 1).await, "Success");
+        assert_eq!(
+            offered(&engine, vec![joint, back], 1).await,
+            "unconfirmed_voters",
+            "who votes and is seated is not dropped again"
+        );
+        engine.close().await;
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn random_cut_and_bent_bytes_get_an_answer_and_change_nothing() {
         let (engine, gate, _dir) = follower().await;

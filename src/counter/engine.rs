@@ -205,6 +205,11 @@ impl Engine {
         self.0.out.unasked.load(Ordering::Relaxed)
     }
 
+    /// How often the log's file was flushed since it was opened: entries that come together share one.
+    pub fn flushes(&self) -> u64 {
+        self.0.out.store.flushes()
+    }
+
     /// Stops the engine, flushes and lets go of the file.
     pub async fn close(&self) {
         self.claim(None);

@@ -299,7 +299,8 @@ mod tests {
     fn the_bytes_of_every_kind_of_entry_are_these() {
         let all: Vec<u8> = all().iter().flat_map(Entry::encode).collect();
         let hash = Hash(Sha256::digest(&all).into());
-        assert_eq!((all.len(), hash.to_string().as_str()), (0, ""));
+        let expected = "0x1c57fd86cca9604a21da98ab308b59891f33e9cdf2cbc20bfb5a63928d329e8d";
+        assert_eq!((all.len(), hash.to_string().as_str()), (678, expected));
     }
 
     #[test]

@@ -216,3 +216,92 @@ impl Inner {
             && answered.is_some_and(|at| openraft::Instant::elapsed(&*at) <= self.lease)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use MembersStep::{Learning, Promoted, Removed, Steady, Waiting};
+
+    fn set(ids: &[u64]) -> BTreeSet<u64> {
+        ids.iter().copied().collect()
+    }
+
+    /// Node 1 leads 1, 2, 3, all listed.
+    fn scene(change: impl Fn(&mut Scene)) -> Scene {
+        let mut scene = Scene {
+            me: 1,
+            listed: set(&[1, 2, 3]),
+            sets: vec![set(&[1, 2, 3])],
+            nodes: set(&[1, 2, 3]),
+            pending: None,
+            ready: set(&[1, 2, 3]),
+        };
+        change(&mut scene);
+        scene
+    }
+
+    #[test]
+    fn one_step_at_a_time_and_none_while_a_change_is_on_its_way() {
+        type Row = (MembersStep, Option<Change>, fn(&mut Scene));
+        let table: Vec<Row> = vec![
+            (Steady, None, |_| {}),
+            (Waiting(Token(4)), None, |s| {
+                (s.listed, s.pending) = (set(&[1, 2]), Some(4));
+            }),
+            (
+                Learning(Token(4)),
+                Some(ChangeMembers::AddNodes([(4, EmptyNode::new())].into())),
+                |s| s.listed = set(&[1, 2, 3, 4, 5]),
+            ),
+            (Waiting(Token(4)), None, |s| {
+                (s.listed, s.nodes) = (set(&[1, 2, 3, 4]), set(&[1, 2, 3, 4]));
+            }),
+            (
+                Promoted(Token(5)),
+                Some(ChangeMembers::AddVoterIds(set(&[5]))),
+                |s| {
+                    s.listed = set(&[1, 2, 3, 4, 5, 6]);
+                    s.nodes = s.listed.clone();
+                    s.ready = set(&[2, 3, 5, 6]);
+                },
+            ),
+            (
+                Removed(Token(3)),
+                Some(ChangeMembers::RemoveVoters(set(&[3]))),
+                |s| s.listed = set(&[1, 2, 4]),
+            ),
+            (
+                Removed(Token(4)),
+                Some(ChangeMembers::RemoveNodes(set(&[4]))),
+                |s| s.nodes = set(&[1, 2, 3, 4]),
+            ),
+            (Steady, None, |s| s.listed = set(&[2, 3])),
+            // what another leader left half done is finished, and nothing else is begun
+            (
+                Promoted(Token(4)),
+                Some(ChangeMembers::AddVoterIds(set(&[]))),
+                |s| {
+                    s.sets = vec![set(&[1, 2, 3]), set(&[1, 2, 3, 4])];
+                    s.nodes = set(&[1, 2, 3, 4]);
+                },
+            ),
+            (
+                Removed(Token(3)),
+                Some(ChangeMembers::AddVoterIds(set(&[]))),
+                |s| {
+                    s.sets = vec![set(&[1, 2, 3]), set(&[1, 2])];
+                    s.listed = set(&[1, 2, 4]);
+                },
+            ),
+            // a full house takes nobody in: followers would refuse the entry, and the log would stop there
+            (Waiting(Token(65)), None, |s| {
+                s.nodes = (1..=64).collect();
+                s.sets = vec![s.nodes.clone()];
+                s.listed = (1..=65).collect();
+            }),
+        ];
+        for (row, (step, change, bend)) in table.into_iter().enumerate() {
+            assert_eq!(next(&scene(bend)), (step, change), "row {row}");
+        }
+    }
+}

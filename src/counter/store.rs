@@ -14,6 +14,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use synod_wire::{ClusterId, Hash, Token};
 use tokio::sync::{oneshot, watch};
@@ -38,6 +39,7 @@ struct Inner {
     shared: Arc<Mutex<Shared>>,
     disk: Disk,
     durable: watch::Receiver<Option<LogId>>,
+    flushes: Arc<AtomicU64>,
 }
 
 /// Cheap to clone; all clones are one log.
@@ -49,10 +51,12 @@ impl Store {
     pub fn open(dir: &Path, cluster: ClusterId, token: Token) -> Result<Self, OpenError> {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let (sender, durable) = watch::channel(None);
+        let flushes = Arc::new(AtomicU64::new(0));
         let (disk, found) = {
-            let shared = Arc::clone(&shared);
+            let (shared, flushes) = (Arc::clone(&shared), Arc::clone(&flushes));
             let sender = sender.clone();
             Disk::open(dir, cluster, token, move |id| {
+                flushes.fetch_add(1, Ordering::Relaxed);
                 forget_old(&mut lock(&shared), id);
                 sender.send_replace(id);
             })?
@@ -69,12 +73,18 @@ impl Store {
             shared,
             disk,
             durable,
+            flushes,
         })))
     }
 
     /// The last id on disk.
     pub fn durable(&self) -> watch::Receiver<Option<LogId>> {
         self.0.durable.clone()
+    }
+
+    /// Transactions that this file was flushed for since it was opened.
+    pub fn flushes(&self) -> u64 {
+        self.0.flushes.load(Ordering::Relaxed)
     }
 
     /// The highest id that the engine called committed.

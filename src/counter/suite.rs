@@ -347,3 +347,26 @@ async fn the_directory_of_another_cluster_or_token_is_refused_with_both_names() 
     }
     open(dir.path()).close().await;
 }
+
+#[tokio::test]
+async fn a_log_of_the_format_before_is_refused_by_its_number() {
+    let dir = TempDir::new().unwrap();
+    open(dir.path()).close().await;
+    let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
+    let db = redb::Database::open(dir.path().join("log.redb")).unwrap();
+    let txn = db.begin_write().unwrap();
+    txn.open_table(meta)
+        .unwrap()
+        .insert("format", &[1u8][..])
+        .unwrap();
+    txn.commit().unwrap();
+    drop(db);
+    let Err(why) = Store::open(dir.path(), CLUSTER, Token(1)) else {
+        panic!("an old log was opened");
+    };
+    assert!(
+        matches!(&why, OpenError::Format { found, .. } if *found == [1]),
+        "{why}"
+    );
+    assert!(why.to_string().contains("log format 2 expected"), "{why}");
+}

@@ -2,7 +2,13 @@
 
 use super::*;
 use crate::entry::MemberKey;
-use synod_wire::{Address, BlockRef, ClusterId, Hash, Incarnation, SessionPublic, Term, Token, Wh};
+use synod_ledger::WrongTrade;
+use synod_wire::trade::{Answer, Reply, Side, TradeRefusal};
+use synod_wire::{
+    Address, BlockRef, ClusterId, Hash, Incarnation, Offer, SessionKey, Term, Token, TradeId, Wh,
+};
+
+const CLUSTER: ClusterId = ClusterId(Hash([9; 32]));
 
 fn genesis() -> Body {
     let block = BlockRef {
@@ -10,7 +16,7 @@ fn genesis() -> Body {
         ..BlockRef::default()
     };
     Body::Genesis {
-        cluster: ClusterId(Hash([9; 32])),
+        cluster: CLUSTER,
         block,
         members: vec![Token(1)],
         initial_credit: Wh(100_000),
@@ -28,14 +34,30 @@ fn start(term: u64, leader: u64, muted: &[u64]) -> Body {
     }
 }
 
+/// A session's key, the same in each run.
+fn key(token: u64, incarnation: u64) -> SessionKey {
+    let mut secret = [7; 32];
+    (secret[30], secret[31]) = (
+        u8::try_from(token).unwrap(),
+        u8::try_from(incarnation).unwrap(),
+    );
+    SessionKey::from_bytes(&secret).unwrap()
+}
+
 fn members(number: u64, tokens: &[u64]) -> Body {
-    let key = |t: &u64| MemberKey {
-        token: Token(*t),
-        incarnation: Incarnation(1),
+    let first: Vec<(u64, u64)> = tokens.iter().map(|t| (*t, 1)).collect();
+    sessions(number, &first)
+}
+
+/// A roster of tokens and incarnations.
+fn sessions(number: u64, listed: &[(u64, u64)]) -> Body {
+    let member = |(token, incarnation): &(u64, u64)| MemberKey {
+        token: Token(*token),
+        incarnation: Incarnation(*incarnation),
         seated: true,
-        session: SessionPublic([2; 33]),
+        session: key(*token, *incarnation).public(),
     };
-    let members: Vec<MemberKey> = tokens.iter().map(key).collect();
+    let members: Vec<MemberKey> = listed.iter().map(member).collect();
     Body::Members {
         block: BlockRef {
             number,
@@ -50,6 +72,51 @@ fn up(author: u8) -> Body {
     Body::Increment {
         leader: Address([author; 20]),
     }
+}
+
+/// Token 1 sells token 2 thirty credits; both of incarnation 1.
+fn offer(sequence: u64) -> Offer {
+    let id = TradeId {
+        proposer: Token(1),
+        incarnation: Incarnation(1),
+        sequence,
+    };
+    Offer {
+        id,
+        side: Side::Sell,
+        with: Token(2),
+        amount: Wh(30_000),
+        expires_ms: 1_000,
+    }
+}
+
+/// Signed by both as they should.
+fn signed(offer: Offer, reply: Option<Reply>) -> Settlement {
+    let (proposer, other) = (offer.id.proposer.0, offer.with.0);
+    let incarnation = Incarnation(1);
+    Settlement {
+        offered: offer.sign(CLUSTER, &key(proposer, offer.id.incarnation.0)),
+        answer: reply
+            .map(|reply| Answer::sign(CLUSTER, &key(other, 1), &offer, incarnation, reply)),
+        offer,
+    }
+}
+
+fn agreed(sequence: u64) -> Settlement {
+    signed(offer(sequence), Some(Reply::Accepted))
+}
+
+fn close(token: u64, incarnation: u64) -> Body {
+    Body::Close {
+        token: Token(token),
+        incarnation: Incarnation(incarnation),
+        last: 5,
+    }
+}
+
+fn balances(state: &State) -> Vec<(u64, u64)> {
+    let accounts = state.accounts.balances();
+    accounts.map(|(token, wh)| (token.0, wh.0)).collect()
 }
 
 fn refused(outcome: Outcome) -> AlarmKind {
@@ -81,6 +148,13 @@ fn entries_that_do_not_fit_are_no_ops_with_an_alarm() {
         (vec![up(1)], AlarmKind::BeforeGenesis),
         (vec![start(1, 1, &[])], AlarmKind::BeforeGenesis),
         (vec![members(1, &[1])], AlarmKind::BeforeGenesis),
+        (vec![Body::Settle(agreed(1))], AlarmKind::BeforeGenesis),
+        (vec![close(1, 1)], AlarmKind::BeforeGenesis),
+        (
+            vec![genesis(), Body::Settle(agreed(1))],
+            AlarmKind::WrongTrade(WrongTrade::Party),
+        ),
+        (vec![genesis(), close(1, 1)], AlarmKind::ForeignClose),
         (vec![genesis(), genesis()], AlarmKind::SecondGenesis),
         (vec![genesis(), up(1)], AlarmKind::NoTerm),
         (
@@ -195,4 +269,185 @@ fn alarms_are_bounded() {
     }
     assert_eq!(state.alarms.len(), ALARMS_LEN_MAX);
     assert_eq!(state.alarms.back().map(|a| a.index), Some(1_000));
+}
+
+#[test]
+fn an_invented_or_altered_trade_moves_nothing_and_raises_an_alarm() {
+    type Row = (WrongTrade, fn(&mut Settlement));
+    let table: &[Row] = &[
+        (WrongTrade::Offer, |s| s.offer.with = Token(1)),
+        (WrongTrade::Offer, |s| s.offer.amount = Wh(0)),
+        (WrongTrade::Party, |s| s.offer.with = Token(9)),
+        (WrongTrade::Party, |s| s.offer.id.proposer = Token(9)),
+        (WrongTrade::Party, |s| {
+            s.offer.id.incarnation = Incarnation(2)
+        }),
+        (WrongTrade::Party, |s| {
+            s.answer.as_mut().unwrap().incarnation = Incarnation(2)
+        }),
+        (WrongTrade::OfferSignature, |s| s.offer.amount = Wh(30_001)),
+        (WrongTrade::OfferSignature, |s| s.offer.side = Side::Buy),
+        (WrongTrade::OfferSignature, |s| s.offer.id.sequence = 4),
+        (WrongTrade::OfferSignature, |s| s.offered.0 = [1; 64]),
+        (WrongTrade::AnswerSignature, |s| {
+            s.answer.as_mut().unwrap().signature.0 = [1; 64]
+        }),
+        (WrongTrade::AnswerSignature, |s| {
+            s.answer.as_mut().unwrap().reply = Reply::Refused(TradeRefusal::Busy)
+        }),
+        (WrongTrade::AnswerSignature, |s| {
+            s.answer = Some(Answer::sign(
+                CLUSTER,
+                &key(1, 1),
+                &s.offer,
+                Incarnation(1),
+                Reply::Accepted,
+            ));
+        }),
+        (WrongTrade::Unanswered, |s| s.answer = None),
+    ];
+    for (row, (why, change)) in table.iter().enumerate() {
+        let mut settlement = agreed(1);
+        change(&mut settlement);
+        let (outcome, state) = last(vec![
+            genesis(),
+            members(1, &[1, 2]),
+            Body::Settle(settlement),
+        ]);
+        assert_eq!(
+            refused(outcome),
+            AlarmKind::WrongTrade(*why),
+            "row {row}: {settlement:?}"
+        );
+        assert_eq!(balances(&state), [(1, 100_000), (2, 100_000)], "row {row}");
+        assert!(state.accounts.trades().is_empty(), "row {row}");
+        assert_eq!(state.alarms.back().map(|a| a.index), Some(3));
+        // and the true one still goes through
+        let mut state = state;
+        let entry = Entry {
+            time_ms: 9,
+            body: Body::Settle(agreed(1)),
+        };
+        assert_eq!(state.apply(4, &entry), Outcome::Settled(Decided::Settled));
+        assert_eq!(balances(&state), [(1, 70_000), (2, 130_000)], "row {row}");
+    }
+}
+
+#[test]
+fn a_trade_is_decided_by_the_first_entry_that_names_it_and_a_repetition_is_no_fault() {
+    let settle = |s| Body::Settle(s);
+    let no = signed(offer(1), Some(Reply::Refused(TradeRefusal::Busy)));
+    let (outcome, state) = last(vec![
+        genesis(),
+        members(1, &[1, 2]),
+        settle(agreed(1)),
+        settle(no),
+        settle(agreed(1)),
+    ]);
+    assert_eq!(outcome, Outcome::Settled(Decided::Settled));
+    assert_eq!(balances(&state), [(1, 70_000), (2, 130_000)]);
+    assert_eq!(state.accounts.trades().len(), 1);
+    let record = state.accounts.trades().first().unwrap();
+    assert_eq!((record.index, record.time_ms), (3, 3), "log index and time");
+    assert!(state.alarms.is_empty());
+    // what is left does not cover a third one of this size
+    let (outcome, state) = last(vec![
+        genesis(),
+        members(1, &[1, 2]),
+        settle(agreed(1)),
+        settle(agreed(2)),
+        settle(agreed(3)),
+        settle(agreed(4)),
+    ]);
+    let why = Decided::Refused(TradeRefusal::InsufficientCredits);
+    assert_eq!(outcome, Outcome::Settled(why));
+    assert_eq!(balances(&state), [(1, 10_000), (2, 190_000)]);
+    assert!(state.alarms.is_empty(), "a refusal is no fault");
+}
+
+#[test]
+fn a_trade_ends_by_log_time_whatever_its_own_entry_says() {
+    let mut state = State::default();
+    let bodies = [genesis(), members(1, &[1, 2]), start(1, 1, &[])];
+    for (index, body) in (1..).zip(bodies) {
+        let time_ms = 1_000 + index;
+        state.apply(index, &Entry { time_ms, body });
+    }
+    let late = Entry {
+        time_ms: 1,
+        body: Body::Settle(signed(offer(1), None)),
+    };
+    assert_eq!(state.apply(4, &late), Outcome::Settled(Decided::Expired));
+    assert_eq!(balances(&state), [(1, 100_000), (2, 100_000)]);
+}
+
+#[test]
+fn a_signature_of_an_ended_incarnation_decides_nothing_and_is_no_fault() {
+    let (outcome, state) = last(vec![
+        genesis(),
+        members(1, &[1, 2]),
+        sessions(2, &[(1, 2), (2, 1)]),
+        Body::Settle(agreed(1)),
+    ]);
+    assert_eq!(outcome, Outcome::Void);
+    assert!(state.alarms.is_empty() && state.accounts.trades().is_empty());
+}
+
+#[test]
+fn credits_come_with_the_first_listing_and_stay_when_the_member_goes() {
+    let (_, state) = last(vec![
+        genesis(),
+        members(1, &[1, 2]),
+        Body::Settle(agreed(1)),
+        members(2, &[2, 3]),
+        members(3, &[1, 2, 3]),
+    ]);
+    let expected = [(1, 70_000), (2, 130_000), (3, 100_000)];
+    assert_eq!(balances(&state), expected);
+    assert_eq!(state.accounts.issued(), Wh(300_000));
+    // a roster that is refused credits nobody
+    let (_, state) = last(vec![genesis(), members(5, &[1]), members(4, &[1, 2])]);
+    assert_eq!(balances(&state), [(1, 100_000)]);
+    // nor does one whose credits would not fit: it is in force, and an alarm says so
+    let Body::Genesis {
+        cluster,
+        block,
+        members: first,
+        ..
+    } = genesis()
+    else {
+        panic!("genesis");
+    };
+    let rich = Body::Genesis {
+        cluster,
+        block,
+        members: first,
+        initial_credit: Wh(u64::MAX),
+    };
+    let (outcome, state) = last(vec![rich, members(1, &[1, 2])]);
+    assert_eq!(outcome, Outcome::Members);
+    assert_eq!(balances(&state), [(1, u64::MAX)]);
+    let alarm = state.alarms.back().unwrap();
+    assert_eq!(alarm.kind, AlarmKind::CreditFull);
+    assert!(alarm.to_string().contains("got none"), "{alarm}");
+}
+
+#[test]
+fn only_the_incarnations_of_a_listed_member_are_closed() {
+    let before = || vec![genesis(), sessions(1, &[(1, 3), (2, 1)])];
+    for (token, incarnation, allowed) in [(1, 3, true), (1, 2, true), (1, 4, false), (9, 1, false)]
+    {
+        let mut bodies = before();
+        bodies.push(close(token, incarnation));
+        let (outcome, state) = last(bodies);
+        let known = state
+            .accounts
+            .closed(Token(token), Incarnation(incarnation));
+        if allowed {
+            assert_eq!((outcome, known), (Outcome::Closed, Some(5)));
+            assert!(state.alarms.is_empty());
+        } else {
+            assert_eq!((refused(outcome), known), (AlarmKind::ForeignClose, None));
+        }
+    }
 }
