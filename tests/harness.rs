@@ -242,8 +242,11 @@ fn whoever_lives_on_a_dropped_lan_dies_with_it() -> Result<()> {
     let grandchild = format!("/proc/{}/ns/net", said.trim());
     assert!(std::fs::metadata(&grandchild).is_ok());
     drop(lan);
-    assert!(!shell.wait()?.success());
     let started = Instant::now();
+    while shell.try_wait()?.is_none() {
+        ensure!(started.elapsed() < SOON, "the shell lives on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     while std::fs::metadata(&grandchild).is_ok() {
         ensure!(started.elapsed() < SOON, "{grandchild} lives on");
         std::thread::sleep(Duration::from_millis(10));
@@ -269,18 +272,38 @@ fn a_terminal_echoes_waits_in_order_and_ctrl_c_reaches_the_program() -> Result<(
     let why = why.to_string();
     assert!(why.contains("40 160") && why.contains("ready> "), "{why}");
     // Ctrl-C ends what is in the foreground, not the shell
-    pty.type_line("echo st''arts; sleep 300; echo ends $?")?;
+    pty.type_line("sh -c 'echo st\"\"arts; exec sleep 300'; echo ends $?")?;
     pty.expect("starts", SOON)?;
     pty.send_ctrl_c()?;
     pty.expect("ready> ", SOON)?;
     pty.type_line("echo st''ill $((6 * 7))")?;
     let before = pty.expect("still 42", SOON)?;
     assert!(!before.contains("ends 0"), "{before}");
+    pty.expect("ready> ", SOON)?;
     pty.send_eof()?;
     assert!(pty.wait(SOON)?.success());
     assert!(pty.transcript().contains("starts"));
     let why = pty.expect("more", SOON).unwrap_err().to_string();
     assert!(why.contains("has ended"), "{why}");
+    Ok(())
+}
+
+#[test]
+fn a_dropped_terminal_takes_the_shells_jobs_with_it() -> Result<()> {
+    let mut command = Command::new("bash");
+    command.args(["--norc", "--noprofile", "-i"]);
+    let mut pty = Pty::spawn(command)?;
+    pty.type_line("nohup sleep 300 & echo job=$!.")?;
+    pty.expect("\njob=", SOON)?;
+    let job = pty.expect(".", SOON)?;
+    let job = format!("/proc/{job}/exe");
+    assert!(std::fs::metadata(&job).is_ok());
+    drop(pty);
+    let started = Instant::now();
+    while std::fs::metadata(&job).is_ok() {
+        ensure!(started.elapsed() < SOON, "{job} lives on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     Ok(())
 }
 

@@ -10,12 +10,13 @@
 
 use super::skipped;
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use tokio::io::AsyncWriteExt;
 const HOSTS_MAX: u8 = 50;
 const HTTP_MAX: Duration = Duration::from_secs(10);
 const ONE_SHOT_MAX_S: &str = "30";
+const EVICTION_ROUNDS_MAX: u32 = 200;
 
 // Classic bpf as tc takes it, relative to the IP header (a host's own looped-back multicast has no Ethernet header).
 // 4294967295 = this filter has no opinion, 2 = drop.
@@ -377,17 +379,45 @@ impl Lan {
 
 impl Drop for Lan {
     fn drop(&mut self) {
-        let spaces: Vec<u64> = self.anchors.iter().map(|anchor| anchor.space).collect();
+        // First those who live here, then the anchors: as long as these hold the namespaces, nobody else's can have
+        // the same inodes, so only processes of this test are found.
+        for _ in 0..EVICTION_ROUNDS_MAX {
+            if self.evict() == 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         for anchor in &mut self.anchors {
             anchor.input = None;
             // best effort: without its input it ends anyway
             let _ = anchor.child.kill();
             let _ = anchor.child.wait();
         }
-        // twice, for what was being started meanwhile
-        for pid in inhabitants(&spaces).into_iter().chain(inhabitants(&spaces)) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
+    }
+}
+
+impl Lan {
+    /// Kill every process in these namespaces but the anchors; how many there were.
+    fn evict(&self) -> usize {
+        let here = |pid: Pid| {
+            let space = std::fs::metadata(format!("/proc/{}/ns/net", pid.as_raw_nonzero()));
+            space.is_ok_and(|space| self.anchors.iter().any(|a| a.space == space.ino()))
+        };
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        processes
+            .filter_map(|process| Pid::from_raw(process.file_name().to_str()?.parse().ok()?))
+            .filter(|pid| {
+                self.anchors
+                    .iter()
+                    .all(|a| Pid::from_child(&a.child) != *pid)
+            })
+            .filter_map(|pid| {
+                // held before it is looked at, so that the number cannot become another's in between
+                let held = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+                here(pid).then_some(held)
+            })
+            .filter(|held| pidfd_send_signal(held, Signal::KILL).is_ok())
+            .count()
     }
 }
 
@@ -494,22 +524,6 @@ fn find(tool: &str) -> Result<String> {
         }
     }
     bail!("{tool} is not installed (packages iproute2, util-linux, coreutils, bash)")
-}
-
-/// Processes in these namespaces. All of them were started by this test: nobody else can know the way in.
-fn inhabitants(spaces: &[u64]) -> Vec<rustix::process::Pid> {
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let here = |process: &Path| {
-        std::fs::metadata(process.join("ns/net")).is_ok_and(|space| spaces.contains(&space.ino()))
-    };
-    processes
-        .flatten()
-        .filter(|process| here(&process.path()))
-        .filter_map(|process| process.file_name().to_str()?.parse().ok())
-        .filter_map(rustix::process::Pid::from_raw)
-        .collect()
 }
 
 /// Status code and body of a whole HTTP/1 answer.

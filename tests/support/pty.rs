@@ -3,11 +3,12 @@
 //! its deadline.
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ pub const WINDOW: (u16, u16) = (40, 160);
 /// A program that says more than this has lost its mind; what follows is not kept and the next wait says so.
 const TRANSCRIPT_LEN_MAX: usize = 4 << 20;
 
-/// A child on a pseudo terminal of its own, leader of its own session. Dropped, its group is killed.
+/// A child on a pseudo terminal of its own, leader of its own session. Dropped, the session is killed.
 pub struct Pty {
     child: Child,
     keys: File,
@@ -30,11 +31,11 @@ impl Pty {
     /// Start it. Arguments, directory and the variables that the command *sets* are kept; `env_clear` is not (std
     /// does not show it): start `env -i …` for that.
     pub fn spawn(command: Command) -> Result<Self> {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
-            .context("openpt")?;
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).context("openpt")?;
         grantpt(&master)?;
         unlockpt(&master)?;
-        let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        let slave = ioctl_tiocgptpeer(&master, flags)?;
         let (ws_row, ws_col) = WINDOW;
         tcsetwinsize(
             &slave,
@@ -45,10 +46,11 @@ impl Pty {
                 ws_ypixel: 0,
             },
         )?;
-        // setsid(1), because pre_exec is unsafe; our child leads no group yet, so it executes without a fork
+        // setsid(1), because pre_exec is unsafe; our child leads no group yet, so it executes without a fork. env(1),
+        // because a suite in the background of a shell ignores SIGINT, and its children would too.
         let mut wrapped = Command::new("setsid");
         wrapped
-            .arg("--ctty")
+            .args(["--ctty", "env", "--default-signal"])
             .arg(command.get_program())
             .args(command.get_args())
             .env("TERM", "xterm-256color");
@@ -66,7 +68,7 @@ impl Pty {
             .stdout(Stdio::from(slave.try_clone()?))
             .stderr(Stdio::from(slave))
             .spawn()
-            .context("setsid (util-linux)")?;
+            .context("setsid --ctty env --default-signal (util-linux, coreutils)")?;
         drop(wrapped); // our copies of the slave; the end of the last one is the end of the output
         let keys = File::from(master);
         let screen = Arc::new(Screen::default());
@@ -98,7 +100,7 @@ impl Pty {
         self.press(b"\x03")
     }
 
-    /// Ctrl-D.
+    /// Ctrl-D; wait for the prompt first, since a line editor that does not read yet loses it.
     pub fn send_eof(&mut self) -> Result<()> {
         self.press(b"\x04")
     }
@@ -163,13 +165,39 @@ impl Pty {
 
 impl Drop for Pty {
     fn drop(&mut self) {
-        // An unreaped child keeps its number, so the group is ours; once it is reaped the number may be anybody's.
+        // An unreaped leader keeps the session's number, so its members are ours; once it is reaped, the number may
+        // become anybody's, and the terminal's end has told the others.
         if matches!(self.child.try_wait(), Ok(None)) {
-            // best effort: it may be ending just now
-            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            for member in session(self.child.id()) {
+                // best effort: it may be ending just now
+                let _ = pidfd_send_signal(member, Signal::KILL);
+            }
             let _ = self.child.wait();
         }
     }
+}
+
+/// Everybody in the leader's session, itself too: an interactive shell gives each job a group of its own.
+fn session(leader: u32) -> Vec<OwnedFd> {
+    let of = |pid: Pid| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+        // after the name, which may hold anything: state, parent, group, session
+        stat.rsplit_once(')')?
+            .1
+            .split_whitespace()
+            .nth(3)?
+            .parse()
+            .ok()
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| Pid::from_raw(process.file_name().to_str()?.parse().ok()?))
+        .filter_map(|pid| {
+            // held before it is looked at, so that the number cannot become another's in between
+            let held = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+            (of(pid) == Some(leader)).then_some(held)
+        })
+        .collect()
 }
 
 #[derive(Default)]
