@@ -9,6 +9,8 @@ mod devnet;
 mod join;
 mod node;
 #[cfg(feature = "demo")]
+mod prompt;
+#[cfg(feature = "demo")]
 mod up;
 #[cfg(feature = "demo")]
 mod world;

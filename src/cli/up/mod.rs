@@ -6,16 +6,19 @@ mod children;
 mod doorway;
 mod world;
 
+pub(crate) use crate::prompt::say;
+
+use crate::prompt::{self, Ended, Seat};
 use anyhow::Context;
-use children::Children;
-use clap::{Arg, ArgMatches, Command};
+use children::{Children, Held, Life};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use doorway::Doorway;
 use std::fs::Permissions;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, Notify};
 use world::World;
 
 /// Nodes that one laptop carries; also the number of development accounts that own tokens.
@@ -58,6 +61,12 @@ pub(crate) fn arguments(command: Command) -> Command {
         ))
         .arg(arg("profile", "lan", "Timing: lan or seed"))
         .arg(arg("log-level", "info", "Filter of the nodes' log files"))
+        .arg(
+            Arg::new("no-prompt")
+                .long("no-prompt")
+                .action(ArgAction::SetTrue)
+                .help("Read no commands; without it they come from a terminal or a pipe"),
+        )
 }
 
 /// What was asked for.
@@ -69,6 +78,8 @@ pub(crate) struct Plan {
     pub multicast_port: u16,
     pub profile: String,
     pub log_level: String,
+    /// Read commands when the cluster is ready.
+    pub prompt: bool,
 }
 
 impl Plan {
@@ -133,6 +144,7 @@ impl Plan {
             multicast_port,
             profile,
             log_level,
+            prompt: !args.get_flag("no-prompt"),
         })
     }
 
@@ -174,7 +186,7 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
     ended
 }
 
-async fn up(plan: &Plan, dir: &std::path::Path) -> anyhow::Result<()> {
+async fn up(plan: &Plan, dir: &Path) -> anyhow::Result<()> {
     let mut stop = signals()?;
     let started = Instant::now();
     ports_free(plan)?;
@@ -189,38 +201,62 @@ async fn up(plan: &Plan, dir: &std::path::Path) -> anyhow::Result<()> {
         world.kms_root, world.app_id
     ));
     say(&format!("data        {}", dir.display()));
-    let mut children = Children::start(plan, dir, &world)?;
+    let children = Mutex::new(Children::start(plan, dir, &world)?);
+    let ready = Notify::new();
+    // none of these is a task of its own: children that the prompt starts must be made by this thread, see `run`
     let ended = tokio::select! {
-        ended = attend(plan, &world, &mut children, started) => ended,
+        ended = attend(plan, &world, &children, started, &ready) => ended,
+        () = converse(plan, dir, &children, &ready) => Ok(()),
         _ = stop.recv() => Ok(()),
     };
     say("stopping");
-    children.stop().await;
+    children.into_inner().stop().await;
     world.stop().await;
     ended
+}
+
+/// The prompt, from the first leader on; done when somebody leaves. Without anybody who types there is none, and the
+/// cluster goes on until a signal.
+async fn converse(plan: &Plan, dir: &Path, children: &Mutex<Children>, ready: &Notify) {
+    ready.notified().await;
+    if plan.prompt {
+        let seat = |node| Seat {
+            node,
+            socket: children::home(dir, node).join("control.sock"),
+        };
+        let seats = (1..=plan.nodes).map(seat).collect();
+        match prompt::run(seats, Some(Held(children))).await {
+            Ended::Leave => return,
+            Ended::NobodyTypes => {}
+        }
+    }
+    std::future::pending().await
 }
 
 /// Adopt whoever waits for it, then tell what happens, for ever.
 async fn attend(
     plan: &Plan,
     world: &World,
-    children: &mut Children,
+    children: &Mutex<Children>,
     started: Instant,
+    ready: &Notify,
 ) -> anyhow::Result<()> {
     let doorway = Doorway::new()?;
     let mut said = String::new();
     let mut led = false;
     let mut registered = 0;
     loop {
-        let mut ready = 0;
+        let mut up = 0;
         let mut line = String::new();
         for node in 1..=plan.nodes {
-            if let Some(death) = children.died(node)? {
-                anyhow::ensure!(led, "node {node} ended before there was a leader: {death}");
-                if children.report_death(node) {
-                    say(&format!("node {node}     ended: {death}"));
+            match children.lock().await.look(node)? {
+                Life::Runs => {}
+                Life::Down => continue,
+                Life::Died(how) => {
+                    anyhow::ensure!(led, "node {node} ended before there was a leader: {how}");
+                    say(&format!("node {node}     ended: {how}"));
+                    continue;
                 }
-                continue;
             }
             let Some(status) = doorway.status(plan.http_port(node)).await else {
                 continue;
@@ -228,7 +264,7 @@ async fn attend(
             if status.phase == "waiting_for_adoption" {
                 world.adopt(node, &status).await?;
             }
-            ready += u64::from(["serving", "joining"].contains(&status.phase.as_str()));
+            up += u64::from(["serving", "joining"].contains(&status.phase.as_str()));
             if status.is_leader {
                 line = format!(
                     "term {}: node {node} leads, counter {}",
@@ -236,8 +272,8 @@ async fn attend(
                 );
             }
         }
-        if !led && ready > registered {
-            registered = ready;
+        if !led && up > registered {
+            registered = up;
             say(&format!(
                 "nodes       {registered} of {} registered",
                 plan.nodes
@@ -255,6 +291,7 @@ async fn attend(
                 "ready       after {:.1} s; stop with Ctrl-C",
                 started.elapsed().as_secs_f64()
             ));
+            ready.notify_one();
         }
         anyhow::ensure!(
             led || started.elapsed() < LEADER_WITHIN,
@@ -304,9 +341,4 @@ fn signals() -> anyhow::Result<tokio::sync::mpsc::Receiver<()>> {
         let _ = sender.send(()).await;
     });
     Ok(receiver)
-}
-
-pub(crate) fn say(line: &str) {
-    // a closed pipe must not end the cluster
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
