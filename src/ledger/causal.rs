@@ -17,8 +17,10 @@ pub(crate) enum Arrival {
     Waits,
     /// Delivered before, or part of the history that we took over.
     Again,
-    /// It waits already, or there is no place for it.
+    /// It waits already, there is no place for it, or it is void.
     Ignored,
+    /// Beyond what the log lets stand of its incarnation: never delivered, but its trade has still to expire.
+    Closed,
 }
 
 /// What one author showed of itself in its newest incarnation.
@@ -60,7 +62,7 @@ pub(crate) struct Delivery {
 pub(crate) struct Causal {
     me: Token,
     incarnation: Incarnation,
-    held_max: usize,
+    pub(crate) held_max: usize,
     kept_max: usize,
     delivered: Clock,
     pub(crate) authors: BTreeMap<Token, Author>,
@@ -111,9 +113,16 @@ impl Causal {
         bytes: Vec<u8>,
     ) -> Result<Arrival, Refusal> {
         let (from, incarnation, sequence) = (frame.from(), frame.incarnation(), frame.sequence());
-        if self.is_void(accounts, from, incarnation, sequence) {
+        let over = self.is_over(accounts, from, incarnation);
+        let closed = accounts.closed(from, incarnation);
+        if over || closed.is_some_and(|last| sequence > last) {
             self.stats.void += 1;
-            return Ok(Arrival::Ignored);
+            let arrival = if over {
+                Arrival::Ignored
+            } else {
+                Arrival::Closed
+            };
+            return Ok(arrival);
         }
         self.begin(from, incarnation);
         if let Some(arrival) = self.known(from, incarnation, sequence, &bytes)? {
@@ -298,7 +307,7 @@ impl Causal {
     }
 
     /// Has this been delivered, or will it never be?
-    fn is_met(&self, accounts: &Accounts, token: Token, tick: Tick) -> bool {
+    pub(crate) fn is_met(&self, accounts: &Accounts, token: Token, tick: Tick) -> bool {
         self.delivered.tick(token) >= tick
             || token == self.me && tick.incarnation < self.incarnation
             || ended(accounts, token, tick.incarnation)
@@ -307,19 +316,16 @@ impl Causal {
                 .is_some_and(|last| tick.sequence > last)
     }
 
-    fn is_void(&self, accounts: &Accounts, from: Token, incarnation: Incarnation, n: u64) -> bool {
+    fn is_over(&self, accounts: &Accounts, from: Token, incarnation: Incarnation) -> bool {
         let newest = self.authors.get(&from).map(|author| author.incarnation);
         from == self.me
             || incarnation < self.delivered.tick(from).incarnation
             || newest.is_some_and(|newest| incarnation < newest)
             || ended(accounts, from, incarnation)
-            || accounts
-                .closed(from, incarnation)
-                .is_some_and(|last| n > last)
     }
 
     /// A newer incarnation begins anew; what waited of the older one is void.
-    fn begin(&mut self, from: Token, incarnation: Incarnation) {
+    pub(crate) fn begin(&mut self, from: Token, incarnation: Incarnation) {
         let author = self.authors.entry(from).or_default();
         if author.incarnation < incarnation {
             self.stats.void += author.held.len() as u64;
@@ -349,53 +355,6 @@ impl Causal {
             return Ok(Some(Arrival::Again));
         }
         Ok(held.map(|_| Arrival::Ignored))
-    }
-
-    /// No entry may name what its owner cannot have said. An author's own number is its own affair.
-    fn check_plausible(
-        &mut self,
-        now: u64,
-        accounts: &Accounts,
-        from: Token,
-        clock: &Clock,
-    ) -> Result<(), Refusal> {
-        for (about, found) in clock.iter().filter(|(token, _)| *token != from) {
-            if self.is_met(accounts, about, found) {
-                continue;
-            }
-            let known = self.delivered.tick(about);
-            let refusal = Refusal::Implausible {
-                about,
-                known,
-                found,
-            };
-            let author = self.authors.get(&about);
-            let shown = author.map_or(Incarnation(0), |author| author.incarnation);
-            let listed = accounts.session(about).map_or(shown, |s| s.incarnation);
-            if about == self.me || found.incarnation > known.incarnation.max(shown).max(listed) {
-                return Err(refusal);
-            }
-            let delivered = self.delivered(about, found.incarnation);
-            let reach = author
-                .filter(|author| author.incarnation == found.incarnation)
-                .map_or(delivered, |author| author.shown.max(delivered));
-            let bound = reach.saturating_add(self.held_max as u64);
-            if found.sequence > bound {
-                self.begin(about, found.incarnation);
-                let tick = Tick {
-                    sequence: bound,
-                    ..found
-                };
-                let author = self.authors.entry(about).or_default();
-                author.rumour = Some(Rumour {
-                    by: from,
-                    tick,
-                    heard_at: now,
-                });
-                return Err(refusal);
-            }
-        }
-        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ mod causal;
 mod gaps;
 mod machine;
 mod outbox;
+mod plausible;
 mod refusal;
 mod speak;
 mod trades;

@@ -172,7 +172,7 @@ impl Ledger {
         self.drain(now, accounts);
         self.offer_anew(now, accounts);
         self.answer_all(now, accounts);
-        self.say_again(now, accounts);
+        self.say_again(now);
         self.stale = false;
     }
 
@@ -236,7 +236,10 @@ impl Ledger {
                     self.news(News::HeldBack { from, sequence });
                 }
             }
-            Ok(Arrival::Again) => {
+            Ok(arrival @ (Arrival::Again | Arrival::Closed)) => {
+                if arrival == Arrival::Closed && matches!(copy, Message::TradeConfirm(_)) {
+                    return;
+                }
                 let message = copy;
                 let again = Delivery {
                     from,
@@ -253,44 +256,40 @@ impl Ledger {
     /// Delivers everything whose turn has come.
     fn drain(&mut self, now: u64, accounts: &Accounts) {
         while let Some(delivery) = self.causal.next(accounts) {
-            match self.learn(now, accounts, &delivery) {
-                Err(fault) => self.refuse(fault),
-                Ok(()) => match delivery.message {
-                    Message::TradeRequest(t) => self.news(News::Heard(t.offer)),
-                    Message::TradeConfirm(t) => {
-                        self.news(News::Answered(t.offer, t.answer.reply));
-                    }
-                    _ => {}
-                },
-            }
+            let news = match &delivery.message {
+                Message::TradeRequest(t) => News::Heard(t.offer),
+                Message::TradeConfirm(t) => News::Answered(t.offer, t.answer.reply),
+                _ => continue,
+            };
+            self.learn(now, accounts, &delivery, Some(news));
         }
     }
 
     /// Messages that are no news in causal order, but may still begin or end a negotiation.
     fn history(&mut self, now: u64, accounts: &Accounts, history: Vec<Delivery>) {
         for delivery in history {
-            if let Err(fault) = self.learn(now, accounts, &delivery) {
-                self.refuse(fault);
-            }
+            self.learn(now, accounts, &delivery, None);
         }
     }
 
-    fn learn(&mut self, now: u64, accounts: &Accounts, told: &Delivery) -> Result<(), Fault> {
+    fn learn(&mut self, now: u64, accounts: &Accounts, told: &Delivery, news: Option<News>) {
         let max = self.settings.open_per_author_max;
-        match &told.message {
+        let (from, tick) = (told.from, told.tick);
+        let (learnt, asked) = match &told.message {
             Message::TradeRequest(t) => {
-                self.trades.hear(accounts, max, told.from, told.tick, t)?;
-                if t.offer.with == self.me.token {
-                    self.answer(now, accounts, t.offer.id);
-                }
+                let asked = (t.offer.with == self.me.token).then_some(t.offer.id);
+                (self.trades.hear(accounts, max, from, tick, t), asked)
             }
-            Message::TradeConfirm(t) => {
-                self.trades
-                    .answered(accounts, max, told.from, told.tick, t)?;
-            }
-            _ => {}
+            Message::TradeConfirm(t) => (self.trades.answered(accounts, max, from, tick, t), None),
+            _ => return,
+        };
+        if let Err(fault) = learnt {
+            return self.refuse(fault);
         }
-        Ok(())
+        self.effects.extend(news.map(Effect::News));
+        if let Some(id) = asked {
+            self.answer(now, accounts, id);
+        }
     }
 
     fn look_for_gaps(&mut self, now: u64, accounts: &Accounts) {

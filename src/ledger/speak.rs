@@ -115,10 +115,8 @@ impl Ledger {
     fn seal(&mut self, now: u64, message: &Message, again: u64, ticket: Option<u64>) -> Sent {
         let frame = self.sealer.seal(&self.me.session, None, message);
         let clock = message.clock().cloned().unwrap_or_default();
-        let sequence = clock.tick(self.token()).sequence;
         self.causal.sent(clock, &frame);
         Sent {
-            sequence,
             frame,
             sent_at: now,
             due: now.saturating_add(again),
@@ -148,7 +146,10 @@ impl Ledger {
             return;
         }
         let speaks = self.facts.may_speak && self.is_listed(accounts) && !self.is_closed(accounts);
-        let decided = accounts.decision(&id).is_some() || log_now > offer.expires_ms;
+        let closed = accounts.closed(id.proposer, id.incarnation);
+        let decided = accounts.decision(&id).is_some()
+            || log_now > offer.expires_ms
+            || closed.is_some_and(|last| id.sequence > last);
         let Some(clock) = self.causal.next_own().filter(|_| speaks && !decided) else {
             return;
         };
@@ -204,9 +205,8 @@ impl Ledger {
             .for_each(|id| self.answer(now, accounts, id));
     }
 
-    /// The same frames, until the log has decided; none that the log has closed.
-    pub(crate) fn say_again(&mut self, now: u64, accounts: &Accounts) {
-        let last = accounts.closed(self.me.token, self.me.incarnation);
+    /// The same frames, until the log has decided: also of an offer that has expired, for the leader must know it.
+    pub(crate) fn say_again(&mut self, now: u64) {
         let (rhythm, count) = (self.settings.resend_ms.max(1), self.settings.resend_count);
         let mut again = Vec::new();
         for trade in self.trades.open.values_mut() {
@@ -227,9 +227,7 @@ impl Ledger {
                 };
                 sent.due = now.saturating_add(pause);
                 sent.sent_at = now;
-                if last.is_none_or(|last| sent.sequence <= last) {
-                    again.push((kind, sent.frame.clone()));
-                }
+                again.push((kind, sent.frame.clone()));
             }
         }
         again.into_iter().for_each(|frame| self.spread(frame));

@@ -27,7 +27,6 @@ pub(crate) struct Trade {
 
 /// A frame of ours that is said again until the log has decided.
 pub(crate) struct Sent {
-    pub(crate) sequence: u64,
     pub(crate) frame: Vec<u8>,
     pub(crate) sent_at: u64,
     pub(crate) due: u64,

@@ -9,6 +9,7 @@ use synod_wire::{Clock, Incarnation, Message, Offer, Tick, Token, TradeId, Wh};
 impl World {
     /// The message that `from` would send next, spoilt as `how` says; to all.
     pub fn forge(&mut self, from: Token, how: &str) {
+        self.forged = true;
         let (message, sequence) = self.spoilt(from, how);
         let node = &self.nodes[&from];
         let mut sealer = Sealer::new(cluster(), from, node.incarnation);

@@ -63,8 +63,10 @@ impl Judge {
             _ => return,
         };
         let before = self.delivered.tick(author);
+        let listed = accounts.session(author).map(|s| s.incarnation);
         let next = |tick: &&Tick| {
-            **tick > before
+            Some(tick.incarnation) == listed
+                && **tick > before
                 && (tick.incarnation > before.incarnation || tick.sequence == before.sequence + 1)
         };
         let tick = *ticks.iter().find(next).unwrap_or_else(|| {

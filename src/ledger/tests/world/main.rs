@@ -6,6 +6,7 @@
 mod dice;
 mod forger;
 mod judge;
+mod limits;
 mod log;
 mod seeds;
 mod stories;

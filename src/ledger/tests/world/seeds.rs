@@ -3,6 +3,7 @@
 
 use crate::world::{World, cluster};
 use std::collections::BTreeSet;
+use synod_ledger::Settings;
 use synod_wire::trade::Side;
 use synod_wire::{Token, Wh};
 
@@ -18,21 +19,15 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Self {
         let nodes = 3 + seed % 3;
-        let mut world = World::new(nodes, seed);
-        world.settings.offer_ttl_ms = 8_000;
-        // small enough to be reached
-        world.settings.held_per_author_max = 6;
-        world.settings.gap_ttl_ms = 3_000;
+        let settings = Settings {
+            offer_ttl_ms: 8_000,
+            gap_ttl_ms: 3_000,
+            // small enough to be reached
+            held_per_author_max: 6,
+            ..Settings::default()
+        };
+        let mut world = World::with(nodes, seed, settings);
         world.delay_max_ms = 60;
-        for token in world.tokens() {
-            world.kill(token);
-            if world.leader.is_none() {
-                world.leader = Some(Token(nodes));
-            }
-            world.start(token);
-            world.catch_up(token);
-        }
-        world.leader = None;
         Self { world, wishes: 0 }
     }
 
@@ -65,6 +60,7 @@ impl Run {
                 let paused = self.world.nodes[&token].log_paused;
                 self.world.node(token).log_paused = !paused && self.world.leader != Some(token);
             }
+            11 | 12 => self.restart_closed(),
             _ => self.wish(token),
         }
     }
@@ -87,6 +83,18 @@ impl Run {
     fn start_dead(&mut self) {
         let dead = |t: &Token| self.world.nodes[t].ledger.is_none();
         if let Some(token) = self.world.tokens().into_iter().find(dead) {
+            self.world.start(token);
+        }
+    }
+
+    /// A node whose messages the log has closed has to register again before it can trade.
+    fn restart_closed(&mut self) {
+        let closed = |t: &Token| {
+            let node = &self.world.nodes[t];
+            node.ledger.is_some() && node.accounts.closed(*t, node.incarnation).is_some()
+        };
+        if let Some(token) = self.world.tokens().into_iter().find(closed) {
+            self.world.kill(token);
             self.world.start(token);
         }
     }

@@ -65,7 +65,18 @@ fn obey(world: &mut World, command: &str) {
         .map(Token)
         .collect();
     match *verb {
-        "nodes" => *world = World::new(number(0), 1),
+        "nodes" => {
+            let trace = std::mem::take(&mut world.trace);
+            *world = World::new(number(0), 1);
+            world.trace = trace;
+        }
+        "kept" => {
+            let settings = synod_ledger::Settings {
+                kept_per_author_max: rest[0].parse().unwrap(),
+                ..world.settings.clone()
+            };
+            *world = World::with(3, 1, settings);
+        }
         "sell" | "buy" => {
             let side = if *verb == "sell" {
                 Side::Sell

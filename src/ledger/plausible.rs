@@ -1,0 +1,56 @@
+//! Clocks that cannot be: refused before anything of them is stored (seed defect D16, review F14 d).
+
+use crate::causal::{Causal, Rumour};
+use crate::{Accounts, Refusal};
+use synod_wire::{Clock, Incarnation, Tick, Token};
+
+impl Causal {
+    /// No entry may name what its owner cannot have said: more than we said ourselves, an incarnation that neither the
+    /// log nor a frame of its own has shown, or a number farther ahead than may wait here. The last one is worth a
+    /// question all the same: perhaps it is we who lag. An author's own number is its own affair.
+    pub(crate) fn check_plausible(
+        &mut self,
+        now: u64,
+        accounts: &Accounts,
+        from: Token,
+        clock: &Clock,
+    ) -> Result<(), Refusal> {
+        for (about, found) in clock.iter().filter(|(token, _)| *token != from) {
+            if self.is_met(accounts, about, found) {
+                continue;
+            }
+            let known = self.clock().tick(about);
+            let refusal = Refusal::Implausible {
+                about,
+                known,
+                found,
+            };
+            let author = self.authors.get(&about);
+            let shown = author.map_or(Incarnation(0), |author| author.incarnation);
+            let listed = accounts.session(about).map_or(shown, |s| s.incarnation);
+            if about == self.me() || found.incarnation > known.incarnation.max(shown).max(listed) {
+                return Err(refusal);
+            }
+            let delivered = self.delivered(about, found.incarnation);
+            let reach = author
+                .filter(|author| author.incarnation == found.incarnation)
+                .map_or(delivered, |author| author.shown.max(delivered));
+            let bound = reach.saturating_add(self.held_max as u64);
+            if found.sequence > bound {
+                self.begin(about, found.incarnation);
+                let tick = Tick {
+                    sequence: bound,
+                    ..found
+                };
+                let author = self.authors.entry(about).or_default();
+                author.rumour = Some(Rumour {
+                    by: from,
+                    tick,
+                    heard_at: now,
+                });
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+}
