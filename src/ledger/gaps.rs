@@ -6,7 +6,7 @@
 //! of two members prove that it spoke; else that of the single member that claims so, because one liar must not silence
 //! another member (review F14 d). Whoever still misses something three times as long afterwards takes it as history.
 
-use crate::causal::{Causal, Delivery, ended};
+use crate::causal::{Causal, Delivery, Rumour, ended};
 use crate::{Accounts, Effect, Facts, Refusal, Settings};
 use std::collections::{BTreeMap, BTreeSet};
 use synod_wire::clock::SEQUENCE_MAX;
@@ -137,7 +137,8 @@ impl Gaps {
         } = range;
         let len = last.checked_sub(first);
         let sane = first > 0 && last <= SEQUENCE_MAX && author != to;
-        if !sane || len.is_none_or(|len| len >= settings.kept_per_author_max as u64) {
+        let most = settings.kept_per_author_max.max(ANSWER_FRAMES_MAX) as u64;
+        if !sane || len.is_none_or(|len| len >= most) {
             return Err(Refusal::Range {
                 author,
                 first,
@@ -179,7 +180,7 @@ impl Dice {
     }
 }
 
-/// Every gap that keeps a waiting message back; at most one per author.
+/// Every gap that keeps a message back, or may do so; at most one per author.
 fn find(
     now: u64,
     settings: &Settings,
@@ -187,42 +188,45 @@ fn find(
     causal: &Causal,
 ) -> BTreeMap<Token, Gap> {
     let mut gaps: BTreeMap<Token, Gap> = BTreeMap::new();
+    let gap = |token, tick: Tick, proven| Gap {
+        incarnation: tick.incarnation,
+        first: causal.delivered(token, tick.incarnation) + 1,
+        last: tick.sequence,
+        proven,
+        waiting: BTreeSet::new(),
+    };
     for (token, author) in &causal.authors {
-        let first = causal.delivered(*token, author.incarnation) + 1;
-        let proven = match author.held.first_key_value() {
+        let sequence = match author.held.first_key_value() {
             Some((held, _)) => held.saturating_sub(1),
             None => author.shown,
         };
-        let gone = ended(accounts, *token, author.incarnation);
-        let rumour = author.rumour.filter(|rumour| {
-            now.saturating_sub(rumour.heard_at) < settings.gap_ttl_ms
-                && rumour.tick.incarnation == author.incarnation
-        });
-        let last = match rumour {
-            Some(rumour) if author.held.is_empty() => proven.max(rumour.tick.sequence),
-            Some(_) | None => proven,
-        };
-        if last >= first && !gone {
-            let gap = Gap {
-                incarnation: author.incarnation,
-                first,
-                last: if proven >= first { proven } else { last },
-                proven: proven >= first,
-                waiting: BTreeSet::new(),
+        let incarnation = author.incarnation;
+        let missing = sequence > causal.delivered(*token, incarnation);
+        if missing && !ended(accounts, *token, incarnation) {
+            let tick = Tick {
+                incarnation,
+                sequence,
             };
-            gaps.insert(*token, gap);
+            gaps.insert(*token, gap(*token, tick, true));
         }
     }
     for from in causal.authors.keys() {
         for (token, tick) in causal.unmet(accounts, *from) {
-            let gap = gaps.entry(token).or_insert_with(|| Gap {
-                incarnation: tick.incarnation,
-                first: causal.delivered(token, tick.incarnation) + 1,
-                last: tick.sequence,
-                proven: false,
-                waiting: BTreeSet::new(),
-            });
-            gap.waiting.insert(*from);
+            let found = gaps.entry(token).or_insert_with(|| gap(token, tick, false));
+            found.waiting.insert(*from);
+            if !found.proven && found.incarnation == tick.incarnation {
+                found.last = found.last.max(tick.sequence);
+            }
+        }
+    }
+    // last: how far a rumour goes is nothing to act upon
+    for (token, author) in &causal.authors {
+        let young = |heard_at| now.saturating_sub(heard_at) < settings.gap_ttl_ms;
+        let rumour = author.rumour.filter(|r| young(r.heard_at));
+        let unmet = rumour.filter(|r| !causal.is_met(accounts, *token, r.tick));
+        if let Some(Rumour { tick, .. }) = unmet {
+            let entry = gaps.entry(*token);
+            entry.or_insert_with(|| gap(*token, tick, false));
         }
     }
     gaps
@@ -260,11 +264,13 @@ fn ask(
     let to = *whom.get(question.round as usize % whom.len())?;
     question.round = question.round.wrapping_add(1);
     causal.stats.asked += 1;
+    // no more than may wait here, should they come in another order
+    let most = causal.held_max.clamp(1, ANSWER_FRAMES_MAX) as u64;
     let range = CausalRange {
         author: token,
         incarnation: gap.incarnation,
         first: gap.first,
-        last: gap.last.min(gap.first + ANSWER_FRAMES_MAX as u64 - 1),
+        last: gap.last.min(gap.first.saturating_add(most - 1)),
     };
     Some(Effect::Ask { to, range })
 }

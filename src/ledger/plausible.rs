@@ -2,7 +2,7 @@
 
 use crate::causal::{Causal, Rumour};
 use crate::{Accounts, Refusal};
-use synod_wire::{Clock, Incarnation, Tick, Token};
+use synod_wire::{Clock, Incarnation, Token};
 
 impl Causal {
     /// No entry may name what its owner cannot have said: more than we said ourselves, an incarnation that neither the
@@ -38,14 +38,10 @@ impl Causal {
             let bound = reach.saturating_add(self.held_max as u64);
             if found.sequence > bound {
                 self.begin(about, found.incarnation);
-                let tick = Tick {
-                    sequence: bound,
-                    ..found
-                };
                 let author = self.authors.entry(about).or_default();
                 author.rumour = Some(Rumour {
                     by: from,
-                    tick,
+                    tick: found,
                     heard_at: now,
                 });
                 return Err(refusal);

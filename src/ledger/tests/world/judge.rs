@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use synod_ledger::{Accounts, News};
-use synod_wire::{Clock, Message, Tick, Token, TradeId};
+use synod_wire::{Clock, Incarnation, Message, Tick, Token, TradeId};
 
 /// Every causal message that was ever said, by author and number, with its clock.
 #[derive(Default)]
@@ -53,7 +53,14 @@ impl Judge {
     }
 
     /// Upon a delivery: it is the author's next one, and all that it depends on has been delivered or is void.
-    pub fn check(&mut self, me: Token, said: &Said, accounts: &Accounts, news: &News) {
+    pub fn check(
+        &mut self,
+        me: (Token, Incarnation),
+        said: &Said,
+        accounts: &Accounts,
+        news: &News,
+    ) {
+        let (me, mine) = me;
         let (author, ticks) = match news {
             News::Offered { offer, .. } | News::OfferedAnew { offer, .. } => {
                 (me, vec![said.requests[&offer.id]])
@@ -79,6 +86,7 @@ impl Judge {
         for (about, needed) in said.clocks[&(author, tick)].iter() {
             let listed = accounts.session(about).map(|s| s.incarnation);
             let met = about == author
+                || about == me && needed.incarnation < mine
                 || self.delivered.tick(about) >= needed
                 || listed.is_some_and(|listed| listed > needed.incarnation)
                 || accounts

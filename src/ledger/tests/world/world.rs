@@ -376,7 +376,8 @@ impl World {
         for effect in effects {
             if let (Effect::News(news), false) = (&effect, blind) {
                 let node = self.nodes.get_mut(&token).unwrap();
-                node.judge.check(token, &self.said, &node.accounts, news);
+                let me = (token, node.incarnation);
+                node.judge.check(me, &self.said, &node.accounts, news);
             }
             self.perform(token, effect);
         }
