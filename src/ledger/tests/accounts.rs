@@ -86,6 +86,7 @@ fn of_incarnation(incarnation: u64) -> Settlement {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of rows")]
 fn every_settlement_is_judged_by_its_row() {
     let decided = Judgement::Decided;
     let wrong = Judgement::Wrong;
