@@ -309,7 +309,10 @@ impl ClientError {
 /// A problem body (RFC 9457) with the prototype's `error`, or whatever there is.
 fn refused(body: &[u8]) -> ClientError {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |name: &str| problem.get(name).and_then(Value::as_str).map(plain);
+    let text = |name: &str| {
+        let text = problem.get(name).and_then(Value::as_str).map(plain);
+        text.filter(|text| !text.is_empty())
+    };
     ClientError::Refused {
         error: text("error").unwrap_or_else(|| plain(&String::from_utf8_lossy(body))),
         detail: text("detail"),
@@ -412,6 +415,7 @@ mod tests {
             "Cannot trade with yourself\n  expected another"
         );
         assert_eq!(told(br#"{"error":"Not now"}"#), "Not now");
+        assert_eq!(told(br#"{"error":"Not now","detail":""}"#), "Not now");
         assert_eq!(told(b"<html>\x07"), "<html>\u{fffd}");
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Typed {
 pub(crate) struct Keys {
     ask: SyncSender<String>,
     typed: mpsc::Receiver<Typed>,
+    /// Somebody sits there; a pipe may be empty from the start.
+    pub seated: bool,
     terminal: Option<Kept>,
 }
 
@@ -39,13 +41,14 @@ impl Keys {
     /// None when nobody can type: this process is in the background of its terminal, where a read would stop it.
     pub(crate) fn open() -> Option<Self> {
         let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
-        if stdin.is_terminal() && !tcgetpgrp(&stdin).is_ok_and(|front| front == getpgrp()) {
+        let seated = stdin.is_terminal();
+        if seated && !tcgetpgrp(&stdin).is_ok_and(|front| front == getpgrp()) {
             return None;
         }
         let (ask, asked) = sync_channel(1);
         let (typed_to, typed) = mpsc::channel(1);
         let mut terminal = None;
-        let edited = if stdin.is_terminal() && stdout.is_terminal() {
+        let edited = if seated && stdout.is_terminal() {
             tcgetattr(&stdin).ok().zip(editor().ok())
         } else {
             None
@@ -69,19 +72,17 @@ impl Keys {
                 std::thread::spawn(move || edit(editor, &asked, &typed_to));
             }
             None => {
-                std::thread::spawn(move || follow(&asked, &typed_to));
+                // a terminal without cursor keys (TERM=dumb) has a prompt too; a pipe needs none
+                let shown = seated && stdout.is_terminal();
+                std::thread::spawn(move || follow(shown, &asked, &typed_to));
             }
         }
         Some(Self {
             ask,
             typed,
+            seated,
             terminal,
         })
-    }
-
-    /// Whether somebody sits there.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.terminal.is_some()
     }
 
     /// The next line; the prompt is shown at a terminal only. Not to be called off but by dropping all of it.
@@ -147,9 +148,14 @@ fn edit(mut editor: LineEditor, asked: &Asked<String>, typed_to: &mpsc::Sender<T
     }
 }
 
-fn follow(asked: &Asked<String>, typed_to: &mpsc::Sender<Typed>) {
+fn follow(shown: bool, asked: &Asked<String>, typed_to: &mpsc::Sender<Typed>) {
     let mut stdin = std::io::stdin().lock();
-    while asked.recv().is_ok() {
+    while let Ok(prompt) = asked.recv() {
+        if shown {
+            let mut out = std::io::stdout().lock();
+            // a terminal that is gone shows in the read
+            let _ = write!(out, "{prompt}").and_then(|()| out.flush());
+        }
         let typed = line(&mut stdin);
         let over = !matches!(typed, Typed::Line(_));
         if typed_to.blocking_send(typed).is_err() || over {

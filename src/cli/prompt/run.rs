@@ -6,6 +6,7 @@ use super::keys::{Keys, Typed};
 use super::screen::{answer, say};
 use super::show::{self, StatusBlock};
 use super::words::{Command, Place, parse};
+use anyhow::Context;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -42,20 +43,20 @@ pub(crate) struct Down {
     pub killed: Vec<u64>,
 }
 
-/// No hands: one node, in this process or under another supervisor.
-pub(crate) struct NoHands;
+/// No hands: one node, in this process or under another supervisor. There is no value of this type.
+pub(crate) enum NoHands {}
 
 impl Hands for NoHands {
-    async fn kill(&mut self, node: u64) -> anyhow::Result<String> {
-        anyhow::bail!("node {node} is not in this prompt's hands")
+    async fn kill(&mut self, _: u64) -> anyhow::Result<String> {
+        match *self {}
     }
 
-    async fn start(&mut self, node: u64) -> anyhow::Result<String> {
-        anyhow::bail!("node {node} is not in this prompt's hands")
+    async fn start(&mut self, _: u64) -> anyhow::Result<String> {
+        match *self {}
     }
 
     async fn down(&mut self) -> Down {
-        Down::default()
+        match *self {}
     }
 }
 
@@ -76,7 +77,7 @@ pub(crate) async fn run<H: Hands>(seats: Vec<Seat>, hands: Option<H>) -> Ended {
     let Some(mut prompt) = Prompt::new(&seats, hands) else {
         return Ended::NobodyTypes;
     };
-    if keys.is_terminal() {
+    if keys.seated {
         prompt.banner().await;
     }
     let mut heard = false;
@@ -84,7 +85,7 @@ pub(crate) async fn run<H: Hands>(seats: Vec<Seat>, hands: Option<H>) -> Ended {
         let typed = keys.next(&format!("Node {}> ", prompt.here.node())).await;
         let line = match typed {
             Typed::Line(line) => line,
-            Typed::End if !heard && !keys.is_terminal() => return Ended::NobodyTypes,
+            Typed::End if !heard && !keys.seated => return Ended::NobodyTypes,
             Typed::End | Typed::Interrupt => break,
             Typed::Broken(why) => {
                 say(&format!("the prompt ends: {why}"));
@@ -173,10 +174,11 @@ impl<H: Hands> Prompt<H> {
             Command::Use(node) => return self.move_to(node).await,
             Command::Kill(node) | Command::Start(node) => {
                 self.seat(node)?;
-                return match (&mut self.hands, command) {
-                    (Some(hands), Command::Kill(_)) => hands.kill(node).await,
-                    (Some(hands), _) => hands.start(node).await,
-                    (None, _) => NoHands.kill(node).await,
+                let hands = self.hands.as_mut();
+                let hands = hands.context("Error: no process is in this prompt's hands")?;
+                return match command {
+                    Command::Kill(_) => hands.kill(node).await,
+                    _ => hands.start(node).await,
                 };
             }
         };
