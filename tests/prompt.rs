@@ -89,7 +89,7 @@ async fn the_nine_words_and_the_seven_lines() -> Result<()> {
         "sell 2 101",
         &["Cannot sell 101 energy credits - insufficient balance"],
     )?;
-    ask(&mut pty, "sell 2 0", &["positive"])?;
+    ask(&mut pty, "sell 2 0", &["expected more than 0 credits"])?;
     ask(&mut pty, "sell 2 -5", &["Error:"])?;
     ask(&mut pty, "sell two 5", &["Error:"])?;
     ask(&mut pty, "sell 2", &["Usage: sell <node_id> <amount>"])?;

@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
+use synod_node::disk::CONTROL;
 use synod_node::{Config, SOURCES, Said};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -121,7 +122,9 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
         #[cfg(not(feature = "demo"))]
         anyhow::bail!("--join: {}", crate::NO_DEMO);
     }
-    if let Some(pid) = args.get_one::<String>("supervised-by") {
+    let supervisor = args.get_one::<String>("supervised-by");
+    let supervised = supervisor.is_some();
+    if let Some(pid) = supervisor {
         die_with(pid)?;
     }
     let said = SOURCES
@@ -138,7 +141,11 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
     } else {
         &config.log_level
     };
-    log(level, args.get_flag("quiet").then_some(&config.data_dir))?;
+    // somebody who types should not have the log between his words
+    let prompt = cfg!(feature = "demo") && !supervised && std::io::stdin().is_terminal();
+    let quiet = args.get_flag("quiet") || prompt && !args.get_flag("debug");
+    log(level, quiet.then_some(&config.data_dir))?;
+    let (token, socket) = (config.token.0, config.data_dir.join(CONTROL));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(2)
@@ -146,11 +153,25 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
     let ended = runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(signals(stop));
+        if !supervised {
+            tokio::spawn(typed(token, socket));
+        }
         synod_node::run(config, stopped).await
     });
     runtime.shutdown_timeout(Duration::from_millis(500));
     Ok(ended?)
 }
+
+/// The prompt beside the node: whoever leaves it asks the node to leave, by its control socket.
+#[cfg(feature = "demo")]
+async fn typed(node: u64, socket: PathBuf) {
+    // a node that nobody types at goes on; one that was left ends by itself
+    let _ = crate::prompt::at_terminal(node, socket).await;
+}
+
+/// The measured image has no prompt.
+#[cfg(not(feature = "demo"))]
+async fn typed(_: u64, _: PathBuf) {}
 
 /// To stderr; with a directory everything goes to `node.log` in it, and only errors to stderr.
 fn log(level: &str, quiet: Option<&PathBuf>) -> anyhow::Result<()> {

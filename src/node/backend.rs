@@ -1,6 +1,7 @@
 //! What the API shows of this node: facts, log and counts, put together by hand. Shows, never decides; the
 //! one thing that it starts is an increment, and whether that counts is the log's decision.
 
+mod describe;
 mod trades;
 
 use crate::clock::wall_seconds;
@@ -10,13 +11,13 @@ use crate::facts::{Board, Facts};
 use crate::http::{Backend, IncrementRefused, LeaderHint, TradeRefused, types};
 use crate::links::Links;
 use crate::metrics::Metrics;
+use describe::{missing, operation, state};
 use futures_util::future::{BoxFuture, FutureExt};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use synod_chain::Wallet;
-use synod_cluster::Health;
-use synod_counter::{Body, Engine, Gate, Outcome, ProposeError, TermRecord};
+use synod_counter::{Body, Engine, Gate, Outcome, ProposeError};
 use synod_wire::Address;
 use synod_wire::message::Role;
 use tokio::sync::broadcast;
@@ -125,17 +126,6 @@ impl NodeBackend {
     }
 }
 
-fn log_term(record: &TermRecord) -> types::LogTerm {
-    types::LogTerm {
-        term: record.term.0,
-        leader: record.leader.0,
-        incarnation: record.incarnation.0,
-        tx: record.tx.to_string(),
-        block: record.block,
-        voted_muted: record.voted_muted.iter().map(|token| token.0).collect(),
-    }
-}
-
 fn text_keys(counts: BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
     counts
         .into_iter()
@@ -180,6 +170,7 @@ impl Backend for NodeBackend {
                 accepted: counted.links.accepted + counted.links.dialled,
                 refused: text_keys(counted.links.refused),
             },
+            ledger: trades::causal(&facts.ledger.stats),
             attestation: facts.attestation.clone(),
             ..types::Status::default()
         };
@@ -459,65 +450,5 @@ fn incremented(
             retry_after_s: RETRY_AFTER_S,
         }),
         _ => unreachable!("an increment is applied as an increment or refused"),
-    }
-}
-
-impl Late {
-    fn describe(&self, status: &mut types::Status) {
-        let view = self.engine.view();
-        status.unasked_elections = self.engine.unasked_elections();
-        status.gate_refusals = text_keys(self.gate.refusals());
-        status.log.position = types::Position {
-            raft_term: view.position.raft_term,
-            index: view.position.index,
-        };
-        status.log.committed = view.committed;
-        status.log.applied = view.applied;
-        status.log.role = format!("{:?}", view.role).to_lowercase();
-        self.engine.with_state(|state| {
-            status.counter_value = state.value;
-            status.log.log_id = state.log_id.map(|id| id.to_string());
-            status.log_term = state.term.as_ref().map(log_term);
-            status.log_terms = state
-                .terms
-                .iter()
-                .chain(state.term.as_ref())
-                .map(log_term)
-                .collect();
-            status.cold_starts = state.cold_starts;
-            status.alarms = state.alarms.iter().map(ToString::to_string).collect();
-        });
-    }
-}
-
-fn missing(missing: &crate::facts::Missing) -> types::Missing {
-    types::Missing {
-        what: missing.what.to_owned(),
-        expected: missing.expected.clone(),
-        found: missing.found.clone(),
-        remedy: missing.remedy.clone(),
-    }
-}
-
-fn operation(operation: &synod_counter::Operation) -> types::Operation {
-    types::Operation {
-        timestamp: operation.timestamp_ms as f64 / 1_000.0,
-        operation: "increment".to_owned(),
-        new_value: operation.new_value,
-        leader: operation.leader.to_string(),
-        index: operation.index,
-    }
-}
-
-fn state(own: bool, peer: Option<&crate::facts::PeerFact>) -> &'static str {
-    match peer {
-        _ if own => "SELF",
-        None => "UNKNOWN",
-        Some(peer) if peer.age_ms.is_none() => "UNKNOWN",
-        Some(peer) => match peer.health {
-            Health::Alive => "ALIVE",
-            Health::Suspected => "SUSPECTED",
-            Health::Failed => "FAILED",
-        },
     }
 }

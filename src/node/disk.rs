@@ -54,7 +54,8 @@ const SALT: &str = "wallet.salt";
 const OUTBOX: &str = "outbox.json";
 /// A thousand wishes and more.
 const OUTBOX_LEN_MAX: u64 = 1 << 20;
-const CONTROL: &str = "control.sock";
+/// The control socket's name in the data directory.
+pub const CONTROL: &str = "control.sock";
 const MARKER_LEN_MAX: u64 = 512;
 
 impl Disk {

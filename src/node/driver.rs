@@ -72,8 +72,8 @@ pub struct Driver {
     pub(crate) desk: Arc<Desk>,
     pub(crate) cluster: Cluster,
     pub(crate) ledger: Ledger,
-    /// The log as the ledger has seen it.
-    pub(crate) ledger_applied: u64,
+    /// What the ledger was told last: applied index; leader, in office, may speak.
+    pub(crate) ledger_seen: (u64, (Option<Token>, bool, bool)),
     pub(crate) sealer: Sealer,
     pub(crate) opener: Opener,
     pub(crate) windows: Windows,

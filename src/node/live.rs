@@ -145,7 +145,7 @@ pub(crate) async fn live(
         disk,
         desk,
         ledger: Ledger::new(config.trades.clone(), trader, clock.now_ms()),
-        ledger_applied: 0,
+        ledger_seen: (0, (None, false, false)),
         double_said: false,
         caller: None,
         ended: None,

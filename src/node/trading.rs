@@ -10,19 +10,25 @@ use synod_ledger::{Effect, Event, Facts};
 use synod_wire::{Authentic, Clock, Message};
 
 impl Driver {
-    /// Upon time or news in the log.
+    /// Upon time, news in the log, or news of the office.
     pub(crate) fn tick_ledger(&mut self, now: u64) {
         let applied = self.engine.view().applied;
-        if now < self.ledger.deadline() && applied == self.ledger_applied {
+        let stands = (
+            self.cluster.leader(),
+            self.cluster.in_office() && !self.cluster.pen_down(),
+            self.cluster.mute().may_speak(),
+        );
+        if now < self.ledger.deadline() && self.ledger_seen == (applied, stands) {
             return;
         }
-        self.ledger_applied = applied;
+        self.ledger_seen = (applied, stands);
+        let (leader, in_office, may_speak) = stands;
         let facts = Facts {
             wall_ms: (wall_seconds() * 1_000.0) as u64,
             log_time_ms: self.engine.with_state(|state| state.log_time_ms),
-            leader: self.cluster.leader(),
-            in_office: self.cluster.in_office() && !self.cluster.pen_down(),
-            may_speak: self.cluster.mute().may_speak(),
+            leader,
+            in_office,
+            may_speak,
             dice: OsRng.next_u64(),
         };
         self.tell_ledger(now, Event::Tick(facts));

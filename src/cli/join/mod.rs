@@ -14,6 +14,7 @@ mod entrance;
 mod plan;
 mod status;
 
+use crate::prompt::{Ended, at_terminal};
 use crate::up::say;
 use crate::world::{self, Adoption, OWNERS, Simulated, kept};
 use anyhow::Context;
@@ -24,7 +25,7 @@ use entrance::{ClassWorld, Entrance};
 use plan::{Plan, complete, data_dir, instance_seed};
 use serde_json::Value;
 use status::{StatusPage, line};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use synod_chain::{Chain, ChainError};
 use synod_devchain::DEV_CHAIN_ID;
@@ -52,9 +53,15 @@ async fn join(plan: Plan) -> anyhow::Result<()> {
         joined = Joined::start(plan) => joined?,
         _ = stop.recv() => return Ok(()),
     };
-    // the prompt belongs here, beside `attend`, when stdin is a terminal
+    let (node, socket) = (joined.node, joined.control.clone());
+    let typed = async {
+        if at_terminal(node, socket).await == Ended::NobodyTypes {
+            std::future::pending::<()>().await;
+        }
+    };
     let ended = tokio::select! {
         ended = joined.attend() => ended,
+        () = typed => Ok(()),
         _ = stop.recv() => Ok(()),
     };
     say("stopping");
@@ -74,6 +81,8 @@ struct Joined {
     /// Gas was sent by this process, once for the same reason.
     funded: bool,
     said: String,
+    /// Where the prompt meets the node.
+    control: PathBuf,
     _sockets: tempfile::TempDir,
     _lock: std::fs::File,
 }
@@ -127,6 +136,7 @@ impl Joined {
             adopted: false,
             funded: false,
             said: String::new(),
+            control: dir.join(synod_node::disk::CONTROL),
             _sockets: sockets,
             _lock: lock,
         })

@@ -14,10 +14,18 @@ pub(crate) use screen::say;
 
 use client::Client;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// Between two looks for the socket of a node that starts.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The prompt of one node, in this process or a child of it. When somebody leaves, the node is asked to leave too;
 /// whoever called waits for its end, which comes with [`Ended::Leave`]. With [`Ended::NobodyTypes`] it goes on alone.
 pub(crate) async fn at_terminal(node: u64, socket: PathBuf) -> Ended {
+    // whoever waits for us waits for the node's end as well, so this ends
+    while !socket.exists() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
     let seat = Seat {
         node,
         socket: socket.clone(),

@@ -7,7 +7,7 @@ use crate::http::{TRADE_WAIT_MAX, TradeRefused, types};
 use std::sync::Arc;
 use std::time::Duration;
 use synod_cluster::Health;
-use synod_ledger::{Decision, Declined, OpenTrade, TradeRecord, Wish};
+use synod_ledger::{CausalStats, Decision, Declined, OpenTrade, TradeRecord, Wish};
 use synod_wire::trade::Reply;
 use synod_wire::{Offer, Token, Wh};
 use tokio::sync::mpsc;
@@ -87,6 +87,19 @@ pub(super) fn clock(facts: &Facts) -> types::ClockView {
             .collect(),
         buffered: facts.ledger.buffered,
         instance_id: NodeBackend::instance(facts),
+    }
+}
+
+pub(super) fn causal(stats: &CausalStats) -> types::Causal {
+    types::Causal {
+        delivered: stats.delivered,
+        duplicates: stats.duplicates,
+        held: stats.held,
+        dropped: stats.dropped,
+        asked: stats.asked,
+        relayed: stats.relayed,
+        void: stats.void,
+        refused: super::text_keys(stats.refused.clone()),
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Status {
     pub frames: Frames,
     /// Links.
     pub links: Links,
+    /// Causal messages.
+    pub ledger: Causal,
     /// Refusals by our own gates.
     pub gate_refusals: BTreeMap<String, u64>,
     /// Elections that the engine began unasked; 0 or a bug.
@@ -155,6 +157,27 @@ pub struct Frames {
     pub refused: BTreeMap<String, u64>,
     /// Received, by way (`multicast`, `unicast`, `link`) and then by kind.
     pub by_way: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// Causal messages since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Causal {
+    /// Delivered, in causal order.
+    pub delivered: u64,
+    /// Known already.
+    pub duplicates: u64,
+    /// Had to wait for others.
+    pub held: u64,
+    /// Had no place to wait.
+    pub dropped: u64,
+    /// Questions after missing ones.
+    pub asked: u64,
+    /// Handed on to who missed them.
+    pub relayed: u64,
+    /// Of an incarnation that has ended.
+    pub void: u64,
+    /// Refused, by reason.
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// Links.
