@@ -193,7 +193,7 @@ impl Engine {
     pub fn readmit(&self, token: Token) {
         let raft = self.0.raft.clone();
         tokio::spawn(async move {
-            // not the leader, or not a voter: there is nothing to allow
+            // not the leader, or nobody that gets the log (voter or learner): there is nothing to allow
             if let Ok(Err(why)) = raft.trigger().allow_next_revert(&token.0, true).await {
                 tracing::debug!(%token, %why, "no replication to allow a revert for");
             }

@@ -1,7 +1,8 @@
 //! The replicated log: a fence around the Raft engine. Engine inside, plain types outside.
 //!
 //! `entry` and `state` say what is written and what it means; `gate` says who may speak to the engine at
-//! all; `engine` is what the node holds. Nobody outside this crate sees openraft.
+//! all; `engine` is what the node holds, `propose` what it writes, `members` how its voters follow the
+//! roster. Nobody outside this crate sees openraft.
 
 mod answer;
 mod disk;
