@@ -72,6 +72,7 @@ fn beat(term: u64) -> Message {
         },
         committed: 99,
         http: "127.0.0.1:1".to_owned(),
+        unheard: Vec::new(),
     })
 }
 

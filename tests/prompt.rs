@@ -118,8 +118,8 @@ async fn the_nine_words_and_the_seven_lines() -> Result<()> {
             "Energy Balance: 80 credits",
             "Completed Trades: 2",
             "Pending Trades: 0",
-            "BUY 10 credits from Node 3",
             "SELL 30 credits to Node 2",
+            "BUY 10 credits from Node 3",
         ],
     )?;
     ask(&mut pty, "use 2", &["Node 2> "])?;

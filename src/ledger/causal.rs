@@ -163,7 +163,7 @@ impl Causal {
         let from = self
             .authors
             .iter()
-            .find(|(token, author)| self.may_deliver(accounts, **token, author))
+            .find(|(token, author)| self.can_deliver(accounts, **token, author))
             .map(|(token, _)| *token)?;
         let author = self.authors.get_mut(&from)?;
         let (sequence, held) = author.held.pop_first()?;
@@ -298,7 +298,7 @@ impl Causal {
             .collect()
     }
 
-    fn may_deliver(&self, accounts: &Accounts, from: Token, author: &Author) -> bool {
+    fn can_deliver(&self, accounts: &Accounts, from: Token, author: &Author) -> bool {
         let expected = self.delivered(from, author.incarnation) + 1;
         let listed = |token| accounts.session(token).map(|s| s.incarnation);
         author.held.contains_key(&expected)

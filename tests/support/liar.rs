@@ -1,5 +1,6 @@
 //! A member whose code was replaced: genuinely registered, with a session key, real links and a real engine,
 //! but saying whatever the test wants. Not a mock: an attacker.
+#![allow(dead_code)] // each test file uses its part
 
 use super::World;
 use anyhow::{Context, Result};
