@@ -242,7 +242,9 @@ impl Backend for NodeBackend {
 
     fn readable(&self) -> Result<(), String> {
         let facts = self.board.read();
-        if self.late.get().is_none() || facts.muted {
+        if facts.summary.is_empty() {
+            Err("this node is starting".to_owned())
+        } else if self.late.get().is_none() || facts.muted {
             Err(facts.summary)
         } else {
             Ok(())

@@ -403,6 +403,10 @@ impl Driver {
     }
 
     fn notice(&mut self, notice: &Notice) {
+        // whoever reads that we answer again may ask in the same breath
+        if matches!(notice, Notice::Unmuted(_)) {
+            self.publish_now();
+        }
         let (loudness, text) = lines::of_cluster(self.cluster.leader(), notice);
         let word = match notice {
             Notice::ElectionCalled(_) => Some(Ok(text.clone())),

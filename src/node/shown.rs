@@ -10,11 +10,13 @@ const PUBLISH_EVERY_MS: u64 = 50;
 
 impl Driver {
     pub(crate) fn publish(&mut self) {
-        let now = self.clock.now_ms();
-        if now < self.published_at + PUBLISH_EVERY_MS {
-            return;
+        if self.clock.now_ms() >= self.published_at + PUBLISH_EVERY_MS {
+            self.publish_now();
         }
-        self.published_at = now;
+    }
+
+    pub(crate) fn publish_now(&mut self) {
+        self.published_at = self.clock.now_ms();
         let muted = !self.cluster.mute().may_speak();
         let (phase, summary) = self.sentence(muted);
         self.board.enter(phase, summary);
