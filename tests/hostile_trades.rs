@@ -100,6 +100,87 @@ async fn refused_by_ledger(world: &World, node: u64) -> Result<u64> {
     Ok(refused.values().filter_map(serde_json::Value::as_u64).sum())
 }
 
+impl Forger<'_> {
+    /// Six messages of a member that are no trades: with itself, of nothing, with nobody, in another member's name,
+    /// another member's yes, and with a signature of nobody.
+    fn forge(&mut self) -> Result<()> {
+        let itself = self.offer(Side::Sell, 3, 5_000);
+        let nothing = Offer {
+            id: TradeId {
+                sequence: self.sequence + 2,
+                ..itself.id
+            },
+            ..self.offer(Side::Sell, 1, 0)
+        };
+        let nobody = Offer {
+            id: TradeId {
+                sequence: self.sequence + 3,
+                ..itself.id
+            },
+            ..self.offer(Side::Sell, 9, 5_000)
+        };
+        let theirs = Offer {
+            id: TradeId {
+                proposer: Token(1),
+                ..self.offer(Side::Sell, 2, 1).id
+            },
+            ..self.offer(Side::Sell, 3, 50_000)
+        };
+        for offer in [itself, nothing, nobody, theirs] {
+            let message = self.request(offer);
+            self.send(&message)?;
+        }
+        let yes = self.forged_yes();
+        self.send(&yes)?;
+        let unsigned = TradeRequest {
+            offer: self.offer(Side::Sell, 1, 5_000),
+            clock: self.clock(),
+            signature: Signature([7; 64]),
+        };
+        self.send(&Message::TradeRequest(unsigned))
+    }
+
+    /// Node 1's agreement to sell all that it has, signed by the forger.
+    fn forged_yes(&mut self) -> Message {
+        let (cluster, key) = (self.liar.config.cluster(), &self.liar.identity.session);
+        let grab = self.offer(Side::Buy, 1, 100_000);
+        let offered = grab.sign(cluster, key);
+        let answer = Answer::sign(cluster, key, &grab, Incarnation(1), Reply::Accepted);
+        Message::TradeConfirm(TradeConfirm {
+            clock: self.clock(),
+            offer: grab,
+            offered,
+            answer,
+        })
+    }
+
+    /// Properly signed; agreed to by the other side or not, the log refuses it.
+    fn overdraw(&mut self) -> Result<TradeId> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        let overdraft = Offer {
+            expires_ms: u64::try_from(now.as_millis())? + 30_000,
+            ..self.offer(Side::Sell, 1, 100_001)
+        };
+        let message = self.request(overdraft);
+        self.send(&message)?;
+        Ok(overdraft.id)
+    }
+
+    /// As token 3, with a key that nobody registered.
+    fn stranger(&mut self) -> Result<()> {
+        let key = SessionKey::from_bytes(&[9; 32])?;
+        let mut sealer = Sealer::new(self.liar.config.cluster(), Token(3), Incarnation(1));
+        let message = Message::TradeRequest(TradeRequest {
+            offer: self.offer(Side::Sell, 1, 1_000),
+            clock: self.clock(),
+            signature: Signature([7; 64]),
+        });
+        self.sequence -= 1; // nobody will count this one
+        let frame = sealer.seal(&key, None, &message);
+        self.liar.send(self.world, 1, &frame)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_trades_move_nothing_and_are_counted() -> Result<()> {
     let _turn = turn().await;
@@ -109,119 +190,40 @@ async fn forged_trades_move_nothing_and_are_counted() -> Result<()> {
         liar: &mut liar,
         sequence: 0,
     };
-    let cluster = forger.liar.config.cluster();
-
-    // signed by the member itself, but no trade: with itself, of nothing, with nobody, of what it does not have
-    let itself = forger.offer(Side::Sell, 3, 5_000);
-    let message = forger.request(itself);
-    forger.send(&message)?;
-    let nothing = forger.offer(Side::Sell, 1, 0);
-    let message = forger.request(nothing);
-    forger.send(&message)?;
-    let nobody = forger.offer(Side::Sell, 9, 5_000);
-    let message = forger.request(nobody);
-    forger.send(&message)?;
-    // in another member's name: an offer of node 1, and node 1's yes to a purchase of everything it has
-    let theirs = Offer {
-        id: TradeId {
-            proposer: Token(1),
-            ..forger.offer(Side::Sell, 2, 1).id
-        },
-        ..forger.offer(Side::Sell, 3, 50_000)
-    };
-    let message = forger.request(theirs);
-    forger.send(&message)?;
-    let grab = forger.offer(Side::Buy, 1, 100_000);
-    let offered = grab.sign(cluster, &forger.liar.identity.session);
-    let answer = Answer::sign(
-        cluster,
-        &forger.liar.identity.session,
-        &grab,
-        Incarnation(1),
-        Reply::Accepted,
-    );
-    let clock = forger.clock();
-    let forged_yes = Message::TradeConfirm(TradeConfirm {
-        clock,
-        offer: grab,
-        offered,
-        answer,
-    });
-    forger.send(&forged_yes)?;
-    // and with a signature of nobody
-    let unsigned = forger.offer(Side::Sell, 1, 5_000);
-    let clock = forger.clock();
-    forger.send(&Message::TradeRequest(TradeRequest {
-        clock,
-        offer: unsigned,
-        signature: Signature([7; 64]),
-    }))?;
+    forger.forge()?;
     for node in [1, 2] {
-        eventually(
-            SOON,
-            &format!("node {node} counts the forgeries"),
-            async || {
-                let count = refused_by_ledger(&world, node).await?;
-                ensure!(
-                    count >= 5,
-                    "{count}: {}",
-                    world.status(node).await?["ledger"]
-                );
-                Ok(())
-            },
-        )
+        let what = format!("node {node} counts the six forgeries");
+        eventually(SOON, &what, async || {
+            let count = refused_by_ledger(&world, node).await?;
+            let shown = world.status(node).await?["ledger"].clone();
+            ensure!(count >= 6, "{count}: {shown}");
+            Ok(())
+        })
         .await?;
     }
-
-    // a stranger, with a key that nobody registered
-    let key = SessionKey::from_bytes(&[9; 32])?;
-    let mut sealer = Sealer::new(cluster, Token(3), Incarnation(1));
-    let frame = sealer.seal(&key, None, &message);
-    forger.liar.send(&world, 1, &frame)?;
-
-    // overdraft: properly signed, agreed to by the other side or not, the log refuses it
-    let overdraft = Offer {
-        expires_ms: u64::try_from(
-            std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)?
-                .as_millis(),
-        )? + 30_000,
-        ..forger.offer(Side::Sell, 1, 100_001)
-    };
-    let message = forger.request(overdraft);
-    forger.send(&message)?;
-    let id = overdraft.id.to_string();
+    forger.stranger()?;
+    let id = forger.overdraw()?.to_string();
     eventually(SOON, "the overdraft is refused", async || {
         let page = world.get(2, "/trades").await?;
-        let found = page["trades"]
-            .as_array()
-            .and_then(|t| t.iter().find(|t| t["id"] == id.as_str()).cloned());
-        ensure!(
-            found
-                .as_ref()
-                .is_some_and(|t| t["status"] == "refused" && t["reason"] == "Insufficient credits"),
-            "{page}"
-        );
+        let mut trades = page["trades"].as_array().into_iter().flatten();
+        let found = trades.find(|t| t["id"] == id.as_str());
+        let refused = |t: &serde_json::Value| {
+            t["status"] == "refused" && t["reason"] == "Insufficient credits"
+        };
+        ensure!(found.is_some_and(refused), "{page}");
         Ok(())
     })
     .await?;
-
     for node in [1, 2] {
         let shown = world.get(node, "/balances").await?;
-        let wh: Vec<_> = shown["balances"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|b| b["balance_wh"].clone())
-            .collect();
+        let list = shown["balances"].as_array().into_iter().flatten();
+        let wh: Vec<_> = list.map(|b| b["balance_wh"].clone()).collect();
         ensure!(
             json!(wh) == json!([100_000, 100_000, 100_000]),
             "node {node}: {shown}"
         );
-        ensure!(
-            world.status(node).await?["alarms"] == json!([]),
-            "no leader wrote any of it"
-        );
+        let alarms = world.status(node).await?["alarms"].clone();
+        ensure!(alarms == json!([]), "a leader wrote some of it: {alarms}");
     }
     Ok(())
 }

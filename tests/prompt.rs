@@ -1,5 +1,6 @@
 //! People at a terminal: `synod up` on a pseudo terminal, in a network of its own so that datagrams can be lost on
 //! purpose. All nine words of the prototype, its seven event lines in order, a leader's death and a late joiner.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)] // tests are the outside world
 
 mod support;
 
@@ -45,6 +46,10 @@ fn until(pty: &mut Pty, line: &str, words: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one session at a terminal, read from top to bottom"
+)]
 async fn the_nine_words_and_the_seven_lines() -> Result<()> {
     let _turn = turn().await;
     let Some(lan) = Lan::alone()? else {

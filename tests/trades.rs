@@ -1,5 +1,6 @@
 //! Trades between whole processes: figures, refusals, order, overdrafts, restarts in the middle. Credits are
 //! conserved on every node whatever happens.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)] // tests are the outside world
 
 mod support;
 
