@@ -105,10 +105,19 @@ fn ci_runs_what_the_readme_promises() {
         block(&readme, "<!-- start -->").contains(&"cargo run --release -- up".to_owned()),
         "README.md: the first command is gone"
     );
+    let [command] = &block(&readme, "<!-- ci:anvil -->")[..] else {
+        panic!("README.md: expected one command after the second marker")
+    };
+    assert!(
+        command.starts_with("SYNOD_TEST_CHAIN=anvil cargo test --release"),
+        "README.md: found {command:?} after the second marker"
+    );
     let ci = read(".ci/run");
     assert!(
-        ci.contains("<!-- ci:test -->") && !ci.contains("cargo test"),
-        ".ci/run reads the test command from README.md and repeats none"
+        ci.contains("readme_command ci:test")
+            && ci.contains("readme_command ci:anvil")
+            && !ci.contains("cargo test"),
+        ".ci/run reads the test commands from README.md and repeats none"
     );
     for part in [
         "cargo fmt --all --check",
