@@ -190,6 +190,7 @@ mod tests {
         let gate = Arc::new(Gate::new(Token(2)));
         gate.update(|s| {
             (s.term, s.leader, s.mute) = (Term(1), Some(Token(1)), Mute::Unmuted);
+            s.block = 1_000;
             s.incarnations = (1..=3).map(|t| (Token(t), Incarnation(1))).collect();
         });
         let settings = Settings {

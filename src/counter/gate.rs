@@ -102,6 +102,8 @@ pub struct Head {
     pub newest_time_ms: Option<u64>,
     /// Roster hashes of `Members` entries in it that are not committed yet.
     pub rosters: Vec<Hash>,
+    /// The highest block that one of these names; 0 = none is in it.
+    pub roster_block: u64,
     /// Changes of the engine's voter set in it that are neither committed nor held here.
     pub voter_sets: Vec<VoterSets>,
 }
@@ -322,6 +324,12 @@ fn judge_entries(standing: &Standing, now: Now, head: &Head) -> Result<(), Refus
         .rosters
         .iter()
         .find(|hash| !standing.confirmed_rosters.contains(hash))
+    {
+        return Err(Refusal::Unconfirmed { roster });
+    }
+    // one from a block that is still to come would keep every later roster out
+    if head.roster_block > standing.block
+        && let Some(&roster) = head.rosters.last()
     {
         return Err(Refusal::Unconfirmed { roster });
     }

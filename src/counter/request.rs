@@ -139,6 +139,7 @@ impl Request {
                 .map(|entry| entry.time_ms)
                 .max(),
             rosters: Vec::new(),
+            roster_block: 0,
             voter_sets: Vec::new(),
         };
         walk(&mut head, entries, is_new, before)?;
@@ -185,6 +186,7 @@ fn walk(
             }) => {
                 if is_new(entry) {
                     head.rosters.push(*roster_hash);
+                    head.roster_block = head.roster_block.max(block.number);
                 }
                 let newer = before
                     .listed

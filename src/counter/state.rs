@@ -8,7 +8,7 @@ mod tests;
 pub use records::{Alarm, AlarmKind, Decided, MembersRecord, Operation, Outcome, TermRecord};
 
 use crate::entry::{Body, Entry, MemberKey};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use synod_ledger::{Accounts, Judgement, Session, Settlement};
 use synod_wire::{Address, BlockRef, ClusterId, Hash, Incarnation, Token, Wh};
 
@@ -32,6 +32,8 @@ pub struct State {
     pub terms: Vec<TermRecord>,
     /// The roster in force.
     pub members: Option<MembersRecord>,
+    /// The highest registration of each token that any roster has listed.
+    pub incarnations: BTreeMap<Token, Incarnation>,
     /// The newest alarms.
     pub alarms: VecDeque<Alarm>,
     /// Last index applied, the engine's own entries included; 0 = none.
@@ -181,6 +183,17 @@ impl State {
             .is_some_and(|known| block.number < known.block.number)
         {
             return Err(AlarmKind::RosterWentBack);
+        }
+        // a session that was replaced signs nothing ever again, whatever block the roster claims to be of
+        let replaced = |m: &MemberKey| {
+            let highest = self.incarnations.get(&m.token);
+            highest.is_some_and(|highest| m.incarnation < *highest)
+        };
+        if members.iter().any(replaced) {
+            return Err(AlarmKind::RosterWentBack);
+        }
+        for m in members {
+            self.incarnations.insert(m.token, m.incarnation);
         }
         self.members = Some(MembersRecord {
             block,

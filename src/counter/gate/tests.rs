@@ -28,6 +28,7 @@ fn head(kind: Kind, term: u64) -> Head {
         log_id: None,
         newest_time_ms: None,
         rosters: vec![],
+        roster_block: 0,
         voter_sets: vec![],
     }
 }
@@ -124,6 +125,12 @@ fn each_thing_that_is_wrong_is_refused_by_its_name() {
         }),
         ("unconfirmed", |_, h, _| {
             h.rosters = vec![Hash([1; 32]), Hash([2; 32])]
+        }),
+        ("unconfirmed", |_, h, _| {
+            (h.rosters, h.roster_block) = (vec![Hash([1; 32])], 51)
+        }),
+        ("passes", |_, h, _| {
+            (h.rosters, h.roster_block) = (vec![Hash([1; 32])], 50)
         }),
         ("passes", |_, h, _| h.rosters = vec![Hash([1; 32])]),
         ("passes", |_, h, _| h.newest_time_ms = Some(5_060_000)),

@@ -169,6 +169,10 @@ fn entries_that_do_not_fit_are_no_ops_with_an_alarm() {
             vec![genesis(), members(5, &[1]), members(4, &[1])],
             AlarmKind::RosterWentBack,
         ),
+        (
+            vec![genesis(), sessions(5, &[(1, 2)]), sessions(6, &[(1, 1)])],
+            AlarmKind::RosterWentBack,
+        ),
         (vec![genesis(), members(5, &[])], AlarmKind::BadRoster),
         (vec![genesis(), members(5, &[2, 1])], AlarmKind::BadRoster),
         (vec![genesis(), members(5, &[1, 1])], AlarmKind::BadRoster),

@@ -211,7 +211,7 @@ impl World {
             node.gate.update(|s| {
                 s.term = Term(self.term);
                 s.leader = (self.leader != 0).then_some(Token(self.leader));
-                s.block = self.term;
+                s.block = 1_000; // every roster of these stories is from an earlier one
                 s.incarnations = incarnations.clone();
                 s.seated = self.seated.clone();
             });
