@@ -38,6 +38,9 @@ pub(crate) struct Call {
     until: u64,
 }
 
+/// A member's calls are heard once in so many intervals (one minute in lan, six in seed).
+const CALLER_INTERVALS: u64 = 12;
+
 impl Cluster {
     /// Handing over to another node, or bound by our ballot for it: the log takes nothing new from us until this is
     /// over. The shell answers writes with "try again".
@@ -117,7 +120,14 @@ impl Cluster {
         if !entitled || !free || soon || self.next_term() != Some(term) {
             return;
         }
+        // each election is a transaction: nobody may force one after another
+        let again = self.call_interval_ms() * CALLER_INTERVALS;
+        let heard = self.callers.get(&from);
+        if heard.is_some_and(|at| self.now - at < again) {
+            return;
+        }
         if let Some(to) = self.successor() {
+            self.callers.insert(from, self.now);
             self.hand_over(term, to);
         }
     }

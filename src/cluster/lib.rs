@@ -58,6 +58,8 @@ pub struct Cluster {
     hand_over: Option<HandOver>,
     /// When an election was last forced, as far as we heard.
     called_at: Option<u64>,
+    /// Members whose call forced an election of ours, and when.
+    callers: BTreeMap<Token, u64>,
     /// Committed at our newest heartbeat, and at the one before it.
     committed_at_beat: u64,
     committed_before: u64,
@@ -99,6 +101,7 @@ impl Cluster {
             call: None,
             hand_over: None,
             called_at: None,
+            callers: BTreeMap::new(),
             committed_at_beat: 0,
             committed_before: 0,
             ticked: now,
@@ -277,9 +280,12 @@ impl Cluster {
     }
 
     fn heard_leave(&mut self, from: Token) {
+        // LEAVE comes in several copies, because datagrams get lost
+        if !self.detector.has_left(from) {
+            self.notice(Notice::Left(from));
+        }
         self.detector.left(from);
         self.peers.remove(&from);
-        self.notice(Notice::Left(from));
         self.act_due = self.now;
     }
 

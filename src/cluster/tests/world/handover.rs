@@ -345,17 +345,23 @@ fn a_leader_signs_for_its_successor_only_when_it_has_looked_at_its_own_log() {
 }
 
 #[test]
-fn whoever_calls_for_ever_is_heard_once_per_interval() {
+fn whoever_calls_for_ever_is_heard_once_a_minute_and_the_others_in_between() {
     let mut bench = Bench::new(LEADER);
     let call = Message::CallElection { term: NEXT };
-    for _ in 0..499 {
-        bench.hear(Token(1), &call);
-        bench.run(10, |_| position(50));
-    }
+    let turn = |bench: &mut Bench, from: u64, times: u32| {
+        for _ in 0..times {
+            bench.hear(Token(from), &call);
+            bench.run(10, |_| position(50));
+        }
+    };
+    turn(&mut bench, 1, 501);
     assert_eq!(bench.handed().len(), 3, "one hand-over, in three copies");
-    bench.run(10, |_| position(50));
-    bench.hear(Token(1), &call);
-    assert_eq!(bench.handed().len(), 6);
+    turn(&mut bench, 2, 1);
+    assert_eq!(bench.handed().len(), 6, "another member, five seconds later");
+    turn(&mut bench, 1, 5_480);
+    assert_eq!(bench.handed().len(), 6, "the first one's minute is not over");
+    turn(&mut bench, 1, 20);
+    assert_eq!(bench.handed().len(), 9);
 }
 
 #[test]
