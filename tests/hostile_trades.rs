@@ -91,13 +91,9 @@ impl Forger<'_> {
     }
 }
 
-async fn refused_by_ledger(world: &World, node: u64) -> Result<u64> {
-    let shown = world.status(node).await?;
-    let refused = shown["ledger"]["refused"]
-        .as_object()
-        .cloned()
-        .unwrap_or_default();
-    Ok(refused.values().filter_map(serde_json::Value::as_u64).sum())
+/// What this node's ledger refused, by reason.
+async fn refused_by_ledger(world: &World, node: u64) -> Result<serde_json::Value> {
+    Ok(world.status(node).await?["ledger"]["refused"].clone())
 }
 
 impl Forger<'_> {
@@ -166,15 +162,11 @@ impl Forger<'_> {
         Ok(overdraft.id)
     }
 
-    /// As token 3, with a key that nobody registered.
+    /// An offer that is good in itself, in a frame sealed with a key that nobody registered.
     fn stranger(&mut self) -> Result<()> {
         let key = SessionKey::from_bytes(&[9; 32])?;
         let mut sealer = Sealer::new(self.liar.config.cluster(), Token(3), Incarnation(1));
-        let message = Message::TradeRequest(TradeRequest {
-            offer: self.offer(Side::Sell, 1, 1_000),
-            clock: self.clock(),
-            signature: Signature([7; 64]),
-        });
+        let message = self.request(self.offer(Side::Sell, 1, 1_000));
         self.sequence -= 1; // nobody will count this one
         let frame = sealer.seal(&key, None, &message);
         self.liar.send(self.world, 1, &frame)
@@ -192,16 +184,24 @@ async fn forged_trades_move_nothing_and_are_counted() -> Result<()> {
     };
     forger.forge()?;
     for node in [1, 2] {
-        let what = format!("node {node} counts the six forgeries");
+        let what = format!("node {node} counts the six forgeries, each for its own reason");
         eventually(SOON, &what, async || {
-            let count = refused_by_ledger(&world, node).await?;
-            let shown = world.status(node).await?["ledger"].clone();
-            ensure!(count >= 6, "{count}: {shown}");
+            let refused = refused_by_ledger(&world, node).await?;
+            let expected =
+                json!({"offer": 2, "unknown party": 1, "not its own": 2, "offer signature": 1});
+            ensure!(refused == expected, "{refused}");
             Ok(())
         })
         .await?;
     }
+    let before = world.status(1).await?["frames"]["refused"]["signature"].clone();
     forger.stranger()?;
+    eventually(SOON, "a frame of nobody is counted", async || {
+        let now = world.status(1).await?["frames"]["refused"]["signature"].clone();
+        ensure!(now.as_u64() > before.as_u64(), "{before} {now}");
+        Ok(())
+    })
+    .await?;
     let id = forger.overdraw()?.to_string();
     eventually(SOON, "the overdraft is refused", async || {
         let page = world.get(2, "/trades").await?;

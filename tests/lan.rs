@@ -436,6 +436,10 @@ async fn trades_under_loss(percent: u8) -> Result<()> {
     let started = Instant::now();
     class.offer_all().await?;
     let offered = started.elapsed();
+    ensure!(
+        offered < Duration::from_secs(13),
+        "20 a second were promised, {offered:?} it took"
+    );
     let trades = class.all_decided().await?;
     let states: Vec<&Value> = trades.iter().map(|t| &t["status"]).collect();
     ensure!(states.iter().all(|s| **s == "settled"), "{states:?}");
@@ -499,7 +503,7 @@ async fn one_number_on_two_machines_the_newer_wins_and_both_say_so() -> Result<(
     class.led().await?;
     let told = node_log("node2b")?;
     ensure!(
-        told.contains("another process runs as node 2 (incarnation 1"),
+        told.contains("frames of another process as node 2 (incarnation 1) arrive from"),
         "{told}"
     );
     class.sell(1, 2, 30).await?;

@@ -186,38 +186,33 @@ async fn two_sales_of_everything_settle_once_and_so_do_two_purchases() -> Result
         trade(&world, 1, "sell", 2, json!(100)),
         trade(&world, 1, "sell", 3, json!(100))
     )?;
-    let settled = [&one, &two]
-        .iter()
-        .filter(|(status, _)| *status == 200)
-        .count();
-    ensure!(settled == 1, "{one:?} {two:?}");
-    eventually(SOON, "the sum stays", async || {
-        let wh = balances(&world, 3).await?;
-        ensure!(wh[0] == 0 && wh.iter().sum::<u64>() == ISSUED_WH, "{wh:?}");
-        Ok(())
-    })
-    .await?;
-
+    let settled = |answers: [&(u16, Value); 2]| answers.iter().filter(|a| a.0 == 200).count();
+    // a wish that was declined before it left made no trade; whatever was offered did
+    let offered = |answers: [&(u16, Value); 2]| {
+        answers.iter().filter(|a| a.1["trade"].is_object()).count() as u64
+    };
+    ensure!(settled([&one, &two]) == 1, "{one:?} {two:?}");
+    let sales = offered([&one, &two]);
     // whoever holds 200 now is asked for all of it by both others at once
     let rich = if one.0 == 200 { 2 } else { 3 };
+    all_decided(&world, sales).await?;
+    ensure!(balances(&world, 3).await?[0] == 0, "all was sold");
     let others: Vec<u64> = (1..=3).filter(|n| *n != rich).collect();
     let (one, two) = tokio::try_join!(
         trade(&world, others[0], "buy", rich, json!(200)),
         trade(&world, others[1], "buy", rich, json!(200))
     )?;
-    let settled = [&one, &two]
-        .iter()
-        .filter(|(status, _)| *status == 200)
-        .count();
-    ensure!(settled == 1, "{one:?} {two:?}");
+    ensure!(settled([&one, &two]) == 1, "{one:?} {two:?}");
+    ensure!(
+        offered([&one, &two]) == 2,
+        "who buys is not asked for credits"
+    );
+    all_decided(&world, sales + 2).await?;
     for node in 1..=3 {
         let wh = balances(&world, node).await?;
         ensure!(wh.iter().sum::<u64>() == ISSUED_WH, "node {node}: {wh:?}");
     }
-    all_decided(&world, if one.0 == 409 || two.0 == 409 { 3 } else { 2 })
-        .await
-        .map(drop)
-        .or_else(|_| Ok(()))
+    Ok(())
 }
 
 /// A third party that leads: what does its log say, and in which order?
@@ -253,58 +248,166 @@ async fn a_leader_that_is_no_party_sees_a_trade_first_in_the_frames() -> Result<
     Ok(())
 }
 
+/// Stop or go on, without a word.
+fn signal(world: &World, node: u64, signal: rustix::process::Signal) -> Result<()> {
+    let pid = world.pid(node).and_then(|pid| i32::try_from(pid).ok());
+    let pid = pid
+        .and_then(rustix::process::Pid::from_raw)
+        .context("it does not run")?;
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+/// Nothing is open or kept back anywhere, and the payer has sold so many tens.
+async fn sold(world: &World, payer: u64, tens: u64) -> Result<()> {
+    eventually(
+        Duration::from_secs(60),
+        "every sale settled, once",
+        async || {
+            for node in 1..=3 {
+                let page = world.get(node, "/trades?limit=1000").await?;
+                ensure!(page["open"] == json!([]), "node {node}: {page}");
+                let wh = balances(world, node).await?;
+                ensure!(wh.iter().sum::<u64>() == ISSUED_WH, "node {node}: {wh:?}");
+                let kept = world.get(node, "/balances").await?["reserved_wh"].clone();
+                ensure!(kept == 0, "node {node} still keeps {kept} back");
+                ensure!(
+                    wh[payer as usize - 1] == 100_000 - tens * 10_000,
+                    "node {node}: {wh:?}"
+                );
+            }
+            Ok(())
+        },
+    )
+    .await
+    .with_context(|| world.logs())
+}
+
+/// The trade cannot end before the death: the payee sleeps. Whoever restarts offers, or answers, in a new session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trade_that_death_interrupts_is_offered_anew_and_settles_once() -> Result<()> {
+    use rustix::process::Signal;
+    let _turn = turn().await;
+    let mut world = World::led(3).await?;
+    let leader = world.leader(SOON).await?;
+    let (payer, payee) = if leader == 1 { (2, 3) } else { (1, 5 - leader) };
+    let offer = json!({"type": "sell", "with": payee, "amount": 10, "wait": false});
+    for (round, victim) in [(1, payer), (2, payee)] {
+        signal(&world, payee, Signal::STOP)?;
+        let (status, answer) = post(world.node(payer).http, &offer).await?;
+        ensure!(status == 202, "{status} {answer}");
+        world.kill(victim)?;
+        world.start(victim)?;
+        if victim == payer {
+            // the payee sleeps until the payer's new session is in the log: the old offer can settle no more
+            eventually(SOON, "the payer speaks again", async || {
+                let status = world.status(payer).await?;
+                ensure!(status["phase"] == "serving", "{}", status["summary"]);
+                Ok(())
+            })
+            .await?;
+            signal(&world, payee, Signal::CONT)?;
+        }
+        sold(&world, payer, round).await?;
+    }
+    let log = std::fs::read_to_string(&world.node(payer).log)?;
+    let anew = log
+        .matches("ended with its session: offered again as")
+        .count();
+    ensure!(anew == 1, "the payer's outbox spoke {anew} times:\n{log}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_dies_in_the_middle_of_a_trade_finds_it_settled_once_or_refused() -> Result<()> {
     let _turn = turn().await;
     let mut world = World::led(3).await?;
-    let leader = world.leader(SOON).await?;
-    let (payer, payee) = match leader {
-        1 => (2, 3),
-        2 => (1, 3),
-        _ => (1, 2),
-    };
-    let mut sold = 0;
-    for (round, victim) in [payer, payee, payer, payee].into_iter().enumerate() {
-        // leave the trade at another step each time: just offered, or a moment later
+    // the leader is a party, and dies like the other one
+    let payer = world.leader(SOON).await?;
+    let payee = if payer == 1 { 2 } else { 1 };
+    for (round, victim) in (1..).zip([payer, payee, payer, payee]) {
         let body = json!({"type": "sell", "with": payee, "amount": 10, "wait": false});
         let (status, answer) = post(world.node(payer).http, &body).await?;
         ensure!(status == 202 || status == 200, "{status} {answer}");
-        let pause = Duration::from_millis(round as u64 % 3 * 4);
-        tokio::time::sleep(pause).await;
+        // at another step of the trade each time
+        tokio::time::sleep(Duration::from_millis(round % 3 * 2)).await;
         world.kill(victim)?;
         world.start(victim)?;
         world.all_speak(Duration::from_secs(30)).await?;
-        sold += 1;
-        let wh = eventually(
-            Duration::from_secs(45),
-            "nothing is open any more",
-            async || {
-                let mut seen = Vec::new();
-                for node in 1..=3 {
-                    let page = world.get(node, "/trades").await?;
-                    ensure!(page["open"] == json!([]), "node {node}: {page}");
-                    seen.push(balances(&world, node).await?);
-                }
-                ensure!(seen.windows(2).all(|two| two[0] == two[1]), "{seen:?}");
-                let payer_wh = seen[0][payer as usize - 1];
-                ensure!(
-                    world.get(payer, "/balances").await?["reserved_wh"] == 0,
-                    "the payer still keeps something back"
-                );
-                ensure!(payer_wh % 10_000 == 0, "{seen:?}");
-                Ok(seen[0].clone())
-            },
-        )
-        .await
-        .with_context(|| world.logs())?;
-        ensure!(wh.iter().sum::<u64>() == ISSUED_WH, "{wh:?}");
-        // the outbox offers again what died with its session, so every sale ends up settled, and once
-        ensure!(
-            wh[payer as usize - 1] == 100_000 - sold * 10_000,
-            "round {round}: {wh:?}"
-        );
+        sold(&world, payer, round).await?;
     }
     Ok(())
+}
+
+/// A member that comes when the log is long: it gets log, balances, trades and clock, and trades.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_joiner_gets_everything_there_was() -> Result<()> {
+    let _turn = turn().await;
+    let mut world = World::founded(support::anvil::TestChain::chosen()?, 3, 2).await?;
+    for node in [1, 2] {
+        world.start(node)?;
+        world.adopt(node).await?;
+    }
+    let leader = world.leader(SOON).await?;
+    for _ in 0..50 {
+        ensure!(world.increment(leader).await?.0 == 200, "an increment");
+    }
+    // more messages of one author than anybody keeps for those who missed them
+    let total = 1_100_u64;
+    let tiny = json!({"type": "sell", "with": 2, "amount_wh": 1, "wait": false});
+    for _ in 0..total {
+        while post(world.node(1).http, &tiny).await?.0 == 503 {
+            tokio::time::sleep(Duration::from_millis(20)).await; // too many are open: it says so
+        }
+    }
+    all_decided_up_to(&world, total).await?;
+    world.start(3)?;
+    world.adopt(3).await?;
+    world.all_speak(Duration::from_secs(30)).await?;
+    eventually(SOON, "node 3 has what node 1 has", async || {
+        for path in [
+            "/log",
+            "/balances",
+            "/trades?limit=1000",
+            "/trades?from=1000&limit=1000",
+            "/clock",
+        ] {
+            let strip = |mut body: Value| {
+                for own in [
+                    "instance_id",
+                    "token_id",
+                    "balance",
+                    "balance_wh",
+                    "applied_index",
+                ] {
+                    body.as_object_mut().and_then(|o| o.remove(own));
+                }
+                body
+            };
+            let (theirs, ours) = (
+                strip(world.get(1, path).await?),
+                strip(world.get(3, path).await?),
+            );
+            ensure!(theirs == ours, "{path}: {theirs} {ours}");
+        }
+        let seated = world.get(1, "/members").await?["members"][2]["seated"].clone();
+        ensure!(seated == true, "node 3 has no seat yet");
+        Ok(())
+    })
+    .await
+    .with_context(|| world.logs())?;
+    let (status, answer) = trade(&world, 3, "sell", 1, json!(2.5)).await?;
+    ensure!(status == 200, "{status} {answer}");
+    all_have(&world, &[100_000 - total + 2_500, 100_000 + total, 97_500]).await
+}
+
+async fn all_decided_up_to(world: &World, count: u64) -> Result<()> {
+    let within = Duration::from_secs(60);
+    eventually(within, &format!("{count} decided trades"), async || {
+        let page = world.get(2, "/trades?limit=1").await?;
+        ensure!(page["total_trades"] == count, "{}", page["total_trades"]);
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

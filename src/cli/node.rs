@@ -1,4 +1,5 @@
-//! `synod node N`: one node in this process, until a signal.
+//! `synod node N`: one node in this process, until a signal or a word at its prompt. `--join` starts it as a child
+//! instead (`join`).
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};

@@ -237,7 +237,9 @@ impl Cluster {
 
     fn hear(&mut self, frame: Authentic<Message>) {
         let from = frame.from();
-        if let Some(health) = self.detector.heard(self.now, from)
+        // whoever says that it goes is not back by saying it again
+        if *frame.value() != Message::Leave
+            && let Some(health) = self.detector.heard(self.now, from)
             && health == Health::Failed
         {
             self.notice(Notice::Alive(from));

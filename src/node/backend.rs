@@ -1,5 +1,5 @@
-//! What the API shows of this node: facts, log and counts, put together by hand. Shows, never decides; the
-//! one thing that it starts is an increment, and whether that counts is the log's decision.
+//! What the API shows of this node: facts, log and counts, put together by hand. Shows, never decides: it starts
+//! increments and passes wishes, calls for elections and farewells on; the log and the machines decide.
 
 mod describe;
 mod trades;

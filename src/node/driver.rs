@@ -249,8 +249,8 @@ impl Driver {
             from.map_or("a link".to_owned(), |a| a.to_string()),
         );
         let text = format!(
-            "another process runs as node {} (incarnation {found}, at {place}): this one is incarnation {ours}, the \
-             newer wins and the other stops",
+            "frames of another process as node {} (incarnation {found}) arrive from {place}: this one is incarnation \
+             {ours}, the newer wins; if that one still runs it stops by itself, if not somebody plays a recording",
             self.config.token
         );
         self.say(lines::Loudness::Warn, &text);

@@ -1,5 +1,5 @@
 //! One node: configuration, driver loop, sockets, files, clock. The only crate with tasks; it decides
-//! nothing that `cluster` and `counter` could decide without it.
+//! nothing that `cluster`, `ledger` and `counter` could decide without it.
 
 pub mod backend;
 pub mod book;

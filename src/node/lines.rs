@@ -1,4 +1,5 @@
-//! The lines that users of the prototype watch for, word for word, each behind `Node N: `; ours stand beside them.
+//! The lines that users of the prototype watch for, each behind `Node N: `; where we know more (a term, a message's
+//! number) it stands behind the prototype's words. Ours stand beside them.
 
 use synod_cluster::{CallRefusal, Notice};
 use synod_ledger::{Decision, News, TradeRecord};

@@ -144,7 +144,7 @@ pub(crate) async fn live(
         ways: Ways::new(config.timing.heartbeat_ms * 3),
         disk,
         desk,
-        ledger: Ledger::new(config.trades.clone(), trader, clock.now_ms()),
+        ledger: Ledger::new(config.trades.clone(), trader),
         ledger_seen: (0, (None, false, false)),
         double_said: false,
         caller: None,

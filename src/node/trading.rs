@@ -6,7 +6,7 @@ use crate::driver::{Driver, Ended};
 use crate::lines;
 use rand_core::{OsRng, RngCore};
 use synod_cluster::Event as ClusterEvent;
-use synod_ledger::{Effect, Event, Facts};
+use synod_ledger::{Effect, Event, Facts, News};
 use synod_wire::{Authentic, Clock, Message};
 
 impl Driver {
@@ -102,6 +102,10 @@ impl Driver {
                     last,
                 } => self.errands.close_gap(token, incarnation, last),
                 Effect::News(news) => {
+                    // whoever is told may look in the same breath
+                    if matches!(news, News::Offered { .. } | News::Decided { .. }) {
+                        self.publish_now();
+                    }
                     self.desk.tell(&news);
                     if let Some((loudness, text)) = lines::of_ledger(self.config.token, &news) {
                         self.say(loudness, &text);

@@ -68,6 +68,11 @@ impl World {
 
     /// The same on this chain.
     pub async fn on(under: TestChain, n: u64) -> Result<Self> {
+        Self::founded(under, n, n).await
+    }
+
+    /// The same, where so many members are enough for the first election; the others may come late.
+    pub async fn founded(under: TestChain, n: u64, founders: u64) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("synod-test-").tempdir()?;
         let running = Running::start(under, &dir.path().join("chain.log")).await?;
         let direct_rpc = format!("http://{}", running.address());
@@ -82,7 +87,7 @@ impl World {
             owner: Address(DEV_ADDRESSES[0]),
             kms_root: Address(simulated.kms_root_address()),
             allowed_apps: vec![Address(simulated.app_id())],
-            founders: n,
+            founders,
             max_nodes: 100,
             max_lifetime_s: 86_400,
         };

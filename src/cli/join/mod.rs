@@ -108,7 +108,7 @@ impl Joined {
         let rpc = entrance.rpc(&class.door_key());
         let chain = world::connect(&rpc, world.contract).await?;
         minted(&chain, node, world.contract).await?;
-        let dir = data_dir(&said, node, world.contract)?;
+        let dir = data_dir(&said, node, world.contract, world.kms_root)?;
         kept::private_dir(&dir)?;
         let lock = kept::lock(&dir, "join.lock")?;
         // a data directory's path may be too long for a socket

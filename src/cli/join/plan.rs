@@ -87,15 +87,26 @@ pub(crate) fn instance_seed(world_seed: &[u8; 32], node: u64, salt: &[u8; 32]) -
     *SharedSecret::new(both).derive("synod/join/v1/instance")
 }
 
-/// The directory that was named, or one per cluster and node, so that a restart finds its disk.
-pub(crate) fn data_dir(said: &Said, node: u64, contract: Address) -> anyhow::Result<PathBuf> {
+/// The directory that was named, or one per class, cluster and node, so that a restart finds its disk. Every fresh
+/// development chain has its contract at the same address: the KMS root, which follows from the class, tells them apart.
+pub(crate) fn data_dir(
+    said: &Said,
+    node: u64,
+    contract: Address,
+    kms_root: Address,
+) -> anyhow::Result<PathBuf> {
     if let Some(dir) = said.0.get("data-dir") {
         return Ok(PathBuf::from(dir));
     }
-    let cluster = ClusterId::of(DEV_CHAIN_ID, contract).to_string();
-    let digits = cluster.trim_start_matches("0x").chars();
-    let cluster: String = digits.take(CLUSTER_DIGITS).collect();
-    Ok(kept::data_home()?.join(cluster).join(format!("node{node}")))
+    let digits = |id: String| -> String {
+        let digits = id.trim_start_matches("0x").chars();
+        digits.take(CLUSTER_DIGITS).collect()
+    };
+    let cluster = digits(ClusterId::of(DEV_CHAIN_ID, contract).to_string());
+    let class = digits(kms_root.to_string());
+    Ok(kept::data_home()?
+        .join(format!("{cluster}-{class}"))
+        .join(format!("node{node}")))
 }
 
 /// What follows from where the chain is: the address that others reach us by, and the group's interface.

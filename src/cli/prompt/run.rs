@@ -170,7 +170,8 @@ impl<H: Hands> Prompt<H> {
                 members.map(|members| show::nodes(&members, &killed))
             }
             Command::History => self.history().await,
-            Command::Election => self.here.election().await,
+            // what became of it comes as an event line, like everything that the node does
+            Command::Election => self.here.election().await.map(|_| String::new()),
             Command::Use(node) => return self.move_to(node).await,
             Command::Kill(node) | Command::Start(node) => {
                 self.seat(node)?;

@@ -72,6 +72,7 @@ pub(crate) fn status(block: &StatusBlock<'_>) -> String {
         "FOLLOWER"
     };
     let coordinator = match status.leader_token {
+        Some(leader) if failed(block.members, leader) => format!("none (Node {leader} failed)"),
         Some(leader) => format!("Node {leader}"),
         None => "none".to_owned(),
     };
@@ -93,12 +94,17 @@ pub(crate) fn status(block: &StatusBlock<'_>) -> String {
     line(&mut text, &format!("  Vector Clock: {clock}"));
     line(&mut text, &format!("  Buffered Messages: {buffered}"));
     // ours, and only while something is wrong: the prototype's block has six lines
-    if status.phase != "serving" {
+    if status.phase != "serving" || coordinator.starts_with("none") {
         let (phase, why) = (status.phase.replace('_', " "), &status.summary);
         line(&mut text, &format!("  Phase: {phase} ({why})"));
     }
     line(&mut text, &ruler);
     text
+}
+
+fn failed(members: &Members, token: u64) -> bool {
+    let found = members.members.iter().find(|m| m.token_id == token);
+    found.is_none_or(|m| m.state == "FAILED")
 }
 
 /// `[1:4, 2:7]`.

@@ -17,7 +17,6 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Notify};
 use world::World;
 
@@ -187,7 +186,7 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
 }
 
 async fn up(plan: &Plan, dir: &Path) -> anyhow::Result<()> {
-    let mut stop = signals()?;
+    let mut stop = crate::world::stop_asked()?;
     let started = Instant::now();
     ports_free(plan)?;
     let world = World::start(plan, dir).await?;
@@ -327,18 +326,4 @@ fn ports_free(plan: &Plan) -> anyhow::Result<()> {
     }
     anyhow::ensure!(taken.is_empty(), "{}", taken.join("\n       "));
     Ok(())
-}
-
-fn signals() -> anyhow::Result<tokio::sync::mpsc::Receiver<()>> {
-    let (mut int, mut term) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    tokio::spawn(async move {
-        tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
-        // the receiver is gone only when we stop already
-        let _ = sender.send(()).await;
-    });
-    Ok(receiver)
 }

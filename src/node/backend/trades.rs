@@ -172,12 +172,14 @@ fn declined(why: Declined, active: Vec<u64>) -> TradeRefused {
         Declined::Insufficient { amount, available } => {
             TradeRefused::Insufficient { amount, available }
         }
-        Declined::Muted | Declined::NotListed | Declined::Busy(_) | Declined::Closed => {
-            TradeRefused::Unavailable {
-                why: why.to_string(),
-                retry_after_s: RETRY_AFTER_S,
-            }
-        }
+        // trying again does not help: the reason says what does
+        Declined::NoRoom | Declined::Closed => TradeRefused::Barred {
+            why: why.to_string(),
+        },
+        Declined::Muted | Declined::NotListed | Declined::Busy(_) => TradeRefused::Unavailable {
+            why: why.to_string(),
+            retry_after_s: RETRY_AFTER_S,
+        },
     }
 }
 

@@ -191,6 +191,11 @@ pub enum TradeRefused {
         /// When to try again.
         retry_after_s: u64,
     },
+    /// Not by this boot of this node; the reason says what helps.
+    Barred {
+        /// Why.
+        why: String,
+    },
     /// It was handed over, and nobody can say what became of it: it may still settle.
     OutcomeUnknown {
         /// Why.
@@ -220,6 +225,9 @@ impl From<TradeRefused> for Problem {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "Not now")
                     .detail(why)
                     .retry_after(retry_after_s)
+            }
+            TradeRefused::Barred { why } => {
+                Self::new(StatusCode::CONFLICT, "This node cannot trade").detail(why)
             }
             TradeRefused::OutcomeUnknown { why } => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "Outcome unknown").detail(format!(
