@@ -509,3 +509,59 @@ async fn one_number_on_two_machines_the_newer_wins_and_both_say_so() -> Result<(
     class.sell(1, 2, 30).await?;
     class.all_have(&[70_000, 130_000, 100_000]).await
 }
+
+impl Class {
+    /// kill -9 of the node itself; its supervisor says so and ends.
+    async fn kill(&mut self, node: u64) -> Result<()> {
+        let mut running = self.nodes.remove(&node).context("not started")?;
+        let tasks = format!("/proc/{}/task", running.child.id());
+        let mut killed = 0;
+        for task in std::fs::read_dir(tasks)? {
+            let children = std::fs::read_to_string(task?.path().join("children"))?;
+            for pid in children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+            {
+                let pid = rustix::process::Pid::from_raw(pid).context("a pid")?;
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+                killed += 1;
+            }
+        }
+        ensure!(
+            killed == 1,
+            "expected one node below its supervisor, found {killed}"
+        );
+        eventually(SOON, "the supervisor ends", async || {
+            running.child.try_wait()?.map(drop).context("it still runs")
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_that_is_killed_in_the_middle_of_a_trade_comes_back_to_its_end() -> Result<()> {
+    let _turn = turn().await;
+    let Some(lan) = Lan::new(3)? else {
+        return Ok(());
+    };
+    let mut class = Class::start(lan)?;
+    for node in 1..=3 {
+        class.join(node, &none())?;
+    }
+    class.led().await?;
+    let mut left = 100_000;
+    for victim in [1, 3] {
+        // the payee is cut off, so the trade cannot end before the death
+        class.lan.partition(3)?;
+        let body = json!({"type": "sell", "with": 3, "amount": 10, "wait": false});
+        let (status, answer) = class.ask(1, "POST", "/trades", Some(body)).await?;
+        ensure!(status == 202, "{status} {answer}");
+        class.kill(victim).await?;
+        class.lan.heal(3)?;
+        class.join(victim, &none())?;
+        left -= 10_000;
+        class.led().await?;
+        class.all_have(&[left, 100_000, 200_000 - left]).await?;
+    }
+    Ok(())
+}

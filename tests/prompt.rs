@@ -238,3 +238,41 @@ async fn ctrl_c_and_end_of_input_leave_with_leave() -> Result<()> {
     }
     Ok(())
 }
+
+/// One terminal per node, as in the prototype: `devnet` in one, `node 1` in another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_its_own_has_the_same_prompt() -> Result<()> {
+    let _turn = turn().await;
+    let Some(lan) = Lan::alone()? else {
+        return Ok(());
+    };
+    let dir = tempfile::tempdir()?;
+    let mut command = lan.command(1, SYNOD);
+    command
+        .args(["devnet", "--data-dir"])
+        .arg(dir.path().join("devnet"));
+    let mut devnet = Pty::spawn(command)?;
+    devnet.expect("--class ", START)?;
+    let words = devnet.expect("\n", SOON)?.trim().to_owned();
+
+    let mut command = lan.command(1, SYNOD);
+    command.args(["node", "1", "--join", "127.0.0.1:8545", "--class", &words]);
+    command.arg("--data-dir").arg(dir.path().join("node1"));
+    let mut node = Pty::spawn(command)?;
+    node.expect("ENERGY TRADING NODE 1", START)?;
+    until(&mut node, "status", "Role: COORDINATOR")?;
+    ask(&mut node, "balance", &["Balance: 100 credits"])?;
+    ask(
+        &mut node,
+        "sell 2 5",
+        &["Node 2 is not available in the system. Active nodes: [1]"],
+    )?;
+    ask(&mut node, "election", &["COORDINATOR for term 2"])?;
+    ask(&mut node, "kill 1", &["Unknown command: kill"])?;
+    ask(&mut node, "exit", &["Shutting down..."])?;
+    let ended = node.wait(SOON)?;
+    ensure!(ended.success(), "{ended}\n{}", node.transcript());
+    devnet.send_ctrl_c()?;
+    ensure!(devnet.wait(SOON)?.success(), "{}", devnet.transcript());
+    Ok(())
+}

@@ -377,3 +377,24 @@ async fn one_node_alone_leads_counts_and_survives_its_own_death() -> Result<()> 
     assert_eq!(count(&world, 1, 1).await?, 4);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_told_to_stop_says_leave_once_and_ends_with_0() -> Result<()> {
+    let _turn = support::turn().await;
+    let mut world = World::led(3).await?;
+    let leader = world.leader(Duration::from_secs(15)).await?;
+    let (goes, stays) = if leader == 1 { (2, 3) } else { (1, leader) };
+    let ended = world.stop(goes, Duration::from_secs(10)).await?;
+    ensure!(ended.code() == Some(0), "{ended}");
+    eventually(Duration::from_secs(5), "LEAVE arrives", async || {
+        let status = world.status(stays).await?;
+        let heard = status["frames"]["received"]["LEAVE"].as_u64();
+        ensure!(heard >= Some(1), "{}", status["frames"]["received"]);
+        Ok(())
+    })
+    .await?;
+    let log = std::fs::read_to_string(&world.node(stays).log)?;
+    let told = log.matches(&format!("Node {goes} LEFT")).count();
+    ensure!(told == 1, "told {told} times:\n{log}");
+    Ok(())
+}

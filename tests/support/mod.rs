@@ -226,6 +226,19 @@ impl World {
         Ok(())
     }
 
+    /// SIGTERM, and how it ended.
+    pub async fn stop(&mut self, id: u64, within: Duration) -> Result<std::process::ExitStatus> {
+        let node = &mut self.nodes[id as usize - 1];
+        let mut child = node.child.take().context("it does not run")?;
+        let pid = i32::try_from(child.id()).ok();
+        let pid = pid.and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.context("a pid")?, rustix::process::Signal::TERM)?;
+        eventually(within, &format!("node {id} ends"), async || {
+            child.try_wait()?.context("it still runs")
+        })
+        .await
+    }
+
     pub fn pid(&self, id: u64) -> Option<u32> {
         self.node(id).child.as_ref().map(Child::id)
     }
