@@ -357,9 +357,17 @@ fn whoever_calls_for_ever_is_heard_once_a_minute_and_the_others_in_between() {
     turn(&mut bench, 1, 501);
     assert_eq!(bench.handed().len(), 3, "one hand-over, in three copies");
     turn(&mut bench, 2, 1);
-    assert_eq!(bench.handed().len(), 6, "another member, five seconds later");
+    assert_eq!(
+        bench.handed().len(),
+        6,
+        "another member, five seconds later"
+    );
     turn(&mut bench, 1, 5_480);
-    assert_eq!(bench.handed().len(), 6, "the first one's minute is not over");
+    assert_eq!(
+        bench.handed().len(),
+        6,
+        "the first one's minute is not over"
+    );
     turn(&mut bench, 1, 20);
     assert_eq!(bench.handed().len(), 9);
 }
