@@ -2,6 +2,7 @@
 //! every node alike, by the sessions that the `Members` entry before it lists. A trade id is decided once, by the
 //! first entry that names it; the sum of all balances is what was issued, after every entry.
 
+use crate::OFFER_TTL_MAX_MS;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -72,7 +73,7 @@ pub enum Judgement {
 /// Why a settlement is a fault of its author.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum WrongTrade {
-    /// With oneself, or of nothing.
+    /// With oneself, of nothing, or for longer than [`OFFER_TTL_MAX_MS`].
     Offer,
     /// A side is no member, or an incarnation that the log does not know yet.
     Party,
@@ -155,7 +156,8 @@ impl Accounts {
         if let Some(record) = self.decision(&offer.id) {
             return Judgement::Decided(record.decision);
         }
-        if offer.check().is_err() {
+        let endless = offer.expires_ms > log_time_ms.saturating_add(OFFER_TTL_MAX_MS);
+        if offer.check().is_err() || endless {
             return Judgement::Wrong(WrongTrade::Offer);
         }
         let expired = log_time_ms > offer.expires_ms;

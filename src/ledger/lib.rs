@@ -20,11 +20,16 @@ pub use outbox::{Intent, Wish};
 pub use refusal::{CausalStats, Refusal};
 
 use std::sync::Arc;
+use synod_wire::clock::CLOCK_LEN_MAX;
 use synod_wire::message::CausalRange;
 use synod_wire::trade::Reply;
 use synod_wire::{
     Authentic, Clock, ClusterId, Incarnation, Message, Offer, SessionKey, Token, TradeId, Wh,
 };
+
+/// No offer expires later than this after the time at which it is heard or judged, log time: what a broken member
+/// offers is not reserved for ever.
+pub const OFFER_TTL_MAX_MS: u64 = 10 * 60_000;
 
 /// Who we are and what we sign with.
 pub struct Identity {
@@ -242,6 +247,9 @@ pub enum Declined {
         "the log has closed this node's messages, one of which nobody received; restart this node"
     )]
     Closed,
+    /// A clock names 32 members, and as many have traded before us.
+    #[error("{CLOCK_LEN_MAX} other members have traded, and a clock has no room for another one")]
+    NoRoom,
     /// Too many undecided trades.
     #[error("{0} trades of this node are undecided; wait for some of them")]
     Busy(usize),

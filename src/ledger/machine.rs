@@ -2,9 +2,10 @@
 
 use crate::causal::{Arrival, Causal, Delivery};
 use crate::gaps::{Dice, Gaps};
-use crate::trades::{Fault, Trades};
+use crate::trades::{Bounds, Fault, Trades};
 use crate::{
-    Accounts, CausalStats, Effect, Event, Facts, Identity, Intent, News, OpenTrade, Settings,
+    Accounts, CausalStats, Effect, Event, Facts, Identity, Intent, News, OFFER_TTL_MAX_MS,
+    OpenTrade, Settings,
 };
 use std::collections::VecDeque;
 use synod_wire::seal::Sealer;
@@ -39,8 +40,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// `now`: monotonic milliseconds. The first tick is wanted at once.
-    pub fn new(settings: Settings, me: Identity, _now: u64) -> Self {
+    /// The first tick is wanted at once.
+    pub fn new(settings: Settings, me: Identity) -> Self {
         Self {
             sealer: Sealer::new(me.cluster, me.token, me.incarnation),
             causal: Causal::new(&settings, me.token, me.incarnation),
@@ -133,7 +134,8 @@ impl Ledger {
         self.trades.iter()
     }
 
-    /// What our own undecided payments keep back; only the decision, or the end of an incarnation, gives it free.
+    /// What our own undecided payments keep back; only the decision, the end of an incarnation, or for
+    /// what we answered its expiry, gives it free.
     pub fn reserved(&self, accounts: &Accounts) -> Wh {
         let restored = self.restored_payments(accounts);
         let open = self.trades.reserved(accounts, self.me.token);
@@ -145,6 +147,14 @@ impl Ledger {
         let since = now.saturating_sub(self.told_at.unwrap_or(now));
         let wall = self.facts.wall_ms.saturating_add(since);
         wall.max(self.facts.log_time_ms)
+    }
+
+    /// What an offer has to keep that is heard now.
+    pub(crate) fn bounds(&self, now: u64) -> Bounds {
+        Bounds {
+            open_max: self.settings.open_per_author_max,
+            expires_max_ms: self.log_now(now).saturating_add(OFFER_TTL_MAX_MS),
+        }
     }
 
     pub(crate) fn effect(&mut self, effect: Effect) {
@@ -167,7 +177,9 @@ impl Ledger {
         self.dice.stir(facts.dice);
         self.read_log(accounts);
         let grace = self.settings.offer_ttl_ms;
-        self.trades.prune(accounts, grace, facts.log_time_ms);
+        let log_now = self.log_now(now);
+        self.trades
+            .prune(accounts, grace, facts.log_time_ms, log_now);
         self.causal.drop_void(accounts);
         self.drain(now, accounts);
         self.offer_anew(now, accounts);
@@ -273,14 +285,16 @@ impl Ledger {
     }
 
     fn learn(&mut self, now: u64, accounts: &Accounts, told: &Delivery, news: Option<News>) {
-        let max = self.settings.open_per_author_max;
+        let bounds = self.bounds(now);
         let (from, tick) = (told.from, told.tick);
         let (learnt, asked) = match &told.message {
             Message::TradeRequest(t) => {
                 let asked = (t.offer.with == self.me.token).then_some(t.offer.id);
-                (self.trades.hear(accounts, max, from, tick, t), asked)
+                (self.trades.hear(accounts, bounds, from, tick, t), asked)
             }
-            Message::TradeConfirm(t) => (self.trades.answered(accounts, max, from, tick, t), None),
+            Message::TradeConfirm(t) => {
+                (self.trades.answered(accounts, bounds, from, tick, t), None)
+            }
             _ => return,
         };
         if let Err(fault) = learnt {

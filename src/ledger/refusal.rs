@@ -31,8 +31,8 @@ pub enum Refusal {
     /// An offer whose id is not the message that brings it, or an answer for another member.
     #[error("it speaks in the name of token {0}")]
     NotItsOwn(Token),
-    /// With oneself, or of nothing.
-    #[error("an offer that nobody may make")]
+    /// With oneself, of nothing, or for longer than [`crate::OFFER_TTL_MAX_MS`].
+    #[error("an offer that nobody may make: with oneself, of nothing, or expiring too late")]
     Offer,
     /// The other side never was a member.
     #[error("an offer to token {0}, which never was a member")]

@@ -3,7 +3,7 @@
 
 use crate::machine::Ledger;
 use crate::trades::Sent;
-use crate::{Accounts, Declined, Effect, Intent, News, Wish};
+use crate::{Accounts, Declined, Effect, Intent, News, OFFER_TTL_MAX_MS, Wish};
 use synod_wire::message::{Kind, TradeConfirm, TradeRequest};
 use synod_wire::trade::{Answer, Reply, Side, TradeRefusal};
 use synod_wire::{Clock, Message, Offer, TradeId, Wh};
@@ -58,7 +58,7 @@ impl Ledger {
                 available,
             });
         }
-        self.causal.next_own().ok_or(Declined::Busy(busy))
+        self.causal.next_own().ok_or(Declined::NoRoom)
     }
 
     fn available(&self, accounts: &Accounts) -> Wh {
@@ -82,12 +82,13 @@ impl Ledger {
             incarnation: tick.incarnation,
             sequence: tick.sequence,
         };
+        let ttl = self.settings.offer_ttl_ms.min(OFFER_TTL_MAX_MS);
         let offer = Offer {
             id,
             side: wish.side,
             with: wish.with,
             amount: wish.amount,
-            expires_ms: self.log_now(now).saturating_add(self.settings.offer_ttl_ms),
+            expires_ms: self.log_now(now).saturating_add(ttl),
         };
         let request = TradeRequest {
             signature: offer.sign(self.me.cluster, &self.me.session),
@@ -97,9 +98,11 @@ impl Ledger {
         let message = Message::TradeRequest(request.clone());
         let sent = self.seal(now, &message, self.settings.resend_ms, ticket);
         let said = (message.kind(), sent.frame.clone());
-        let max = self.settings.open_per_author_max;
-        let heard = self.trades.hear(accounts, max, id.proposer, tick, &request);
-        debug_assert_eq!(heard, Ok(true), "our own offers pass our own rules");
+        let bounds = self.bounds(now);
+        let heard = self
+            .trades
+            .hear(accounts, bounds, id.proposer, tick, &request);
+        assert_eq!(heard, Ok(true), "our own offers pass our own rules");
         match self.trades.open.get_mut(&id) {
             Some(trade) => trade.proposal = Some(sent),
             // cannot be: `check` asked the same. The wish stays in the outbox
@@ -170,11 +173,11 @@ impl Ledger {
         if let Some(trade) = self.trades.open.get_mut(&id) {
             trade.said = Some((reply, sent));
         }
-        let max = self.settings.open_per_author_max;
+        let bounds = self.bounds(now);
         let heard = self
             .trades
-            .answered(accounts, max, offer.with, tick, &confirm);
-        debug_assert_eq!(heard, Ok(true), "our own answers pass our own rules");
+            .answered(accounts, bounds, offer.with, tick, &confirm);
+        assert_eq!(heard, Ok(true), "our own answers pass our own rules");
         self.spread((message.kind(), frame));
         self.news(News::Answered(offer, reply));
     }

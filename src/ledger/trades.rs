@@ -35,6 +35,15 @@ pub(crate) struct Sent {
     pub(crate) ticket: Option<u64>,
 }
 
+/// What an offer that is heard now has to keep.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Undecided trades of one author.
+    pub(crate) open_max: usize,
+    /// No offer expires later.
+    pub(crate) expires_max_ms: u64,
+}
+
 /// A fault, and whose.
 pub(crate) type Fault = (Token, Refusal);
 
@@ -77,7 +86,7 @@ impl Trades {
     pub(crate) fn hear(
         &mut self,
         accounts: &Accounts,
-        max: usize,
+        bounds: Bounds,
         from: Token,
         tick: Tick,
         request: &TradeRequest,
@@ -91,14 +100,14 @@ impl Trades {
         if offer.id != named {
             return Err((from, Refusal::NotItsOwn(offer.id.proposer)));
         }
-        self.learn(accounts, max, from, offer, &request.signature)
+        self.learn(accounts, bounds, from, offer, &request.signature)
     }
 
     /// An answer. True: it is the first one of this incarnation to this offer.
     pub(crate) fn answered(
         &mut self,
         accounts: &Accounts,
-        max: usize,
+        bounds: Bounds,
         from: Token,
         tick: Tick,
         confirm: &TradeConfirm,
@@ -116,7 +125,7 @@ impl Trades {
         let Some(session) = session.filter(|s| s.incarnation == tick.incarnation) else {
             return Ok(false);
         };
-        self.learn(accounts, max, from, offer, offered)?;
+        self.learn(accounts, bounds, from, offer, offered)?;
         let Some(cluster) = accounts.cluster() else {
             return Ok(false);
         };
@@ -143,7 +152,7 @@ impl Trades {
     fn learn(
         &mut self,
         accounts: &Accounts,
-        max: usize,
+        bounds: Bounds,
         from: Token,
         offer: &Offer,
         offered: &Signature,
@@ -167,13 +176,17 @@ impl Trades {
         if known.is_some_and(|known| known.offer == *offer) {
             return Ok(false);
         }
+        // not before: what has been taken stays, though a clock be put back
+        if offer.expires_ms > bounds.expires_max_ms {
+            return Err((from, Refusal::Offer));
+        }
         if !offer.verify(cluster, &session.key, offered) {
             return Err((from, Refusal::OfferSignature));
         }
         if known.is_some() {
             return Err((proposer, Refusal::Equivocation(offer.id.sequence)));
         }
-        if self.proposed_by(proposer) >= max {
+        if self.proposed_by(proposer) >= bounds.open_max {
             return Err((proposer, Refusal::TooMany(proposer)));
         }
         self.open.insert(
@@ -218,15 +231,26 @@ impl Trades {
     }
 
     /// Upon news in the log: what it has decided, and what can never be decided, is open no longer. What others trade
-    /// is forgotten `grace_ms` after its expiry; if the log still owes an answer, its proposer says it again.
-    pub(crate) fn prune(&mut self, accounts: &Accounts, grace_ms: u64, log_time_ms: u64) {
+    /// is forgotten `grace_ms` after its expiry; if the log still owes an answer, its proposer says it again. So is what
+    /// we answered, `now_ms` being the later one of log time and our wall: the log may have decided another offer of
+    /// that id, or hear of none.
+    pub(crate) fn prune(
+        &mut self,
+        accounts: &Accounts,
+        grace_ms: u64,
+        log_time_ms: u64,
+        now_ms: u64,
+    ) {
         self.open.retain(|id, trade| {
             let session = accounts.session(id.proposer);
             let ended = session.is_none_or(|s| s.incarnation > id.incarnation);
-            let ours = trade.proposal.is_some() || trade.said.is_some();
-            let stale = log_time_ms > trade.offer.expires_ms.saturating_add(grace_ms);
-            trade.proposal.is_some()
-                || !ended && accounts.decision(id).is_none() && (ours || !stale)
+            let time_ms = if trade.said.is_some() {
+                now_ms
+            } else {
+                log_time_ms
+            };
+            let stale = time_ms > trade.offer.expires_ms.saturating_add(grace_ms);
+            trade.proposal.is_some() || !ended && accounts.decision(id).is_none() && !stale
         });
     }
 }

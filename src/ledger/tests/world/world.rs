@@ -162,7 +162,7 @@ impl World {
 
     /// The process begins: an empty replica, the durable outbox, the session that is registered.
     pub fn boot(&mut self, token: Token) {
-        let (now, settings) = (self.now, self.settings.clone());
+        let settings = self.settings.clone();
         let node = self.node(token);
         let me = Identity {
             token,
@@ -178,7 +178,7 @@ impl World {
         node.judge = Judge::default();
         node.skipped = 0;
         node.ticked_at_entry = 0;
-        node.ledger = Some(Ledger::new(settings, me, now));
+        node.ledger = Some(Ledger::new(settings, me));
         let intents = node.outbox.clone();
         if !intents.is_empty() {
             self.tell(token, Event::Restore(intents));
