@@ -43,6 +43,11 @@ struct Forger<'a> {
     sequence: u64,
 }
 
+fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(since.unwrap().as_millis()).unwrap()
+}
+
 impl Forger<'_> {
     fn incarnation() -> Incarnation {
         Incarnation(1)
@@ -69,7 +74,7 @@ impl Forger<'_> {
             side,
             with: Token(with),
             amount: Wh(wh),
-            expires_ms: u64::MAX,
+            expires_ms: wall_ms() + 30_000,
         }
     }
 
@@ -97,8 +102,8 @@ async fn refused_by_ledger(world: &World, node: u64) -> Result<serde_json::Value
 }
 
 impl Forger<'_> {
-    /// Six messages of a member that are no trades: with itself, of nothing, with nobody, in another member's name,
-    /// another member's yes, and with a signature of nobody.
+    /// Seven messages of a member that are no trades: with itself, of nothing, with nobody, in another member's name,
+    /// without end, another member's yes, and with a signature of nobody.
     fn forge(&mut self) -> Result<()> {
         let itself = self.offer(Side::Sell, 3, 5_000);
         let nothing = Offer {
@@ -122,7 +127,15 @@ impl Forger<'_> {
             },
             ..self.offer(Side::Sell, 3, 50_000)
         };
-        for offer in [itself, nothing, nobody, theirs] {
+        let endless = Offer {
+            id: TradeId {
+                sequence: self.sequence + 5,
+                ..itself.id
+            },
+            expires_ms: u64::MAX,
+            ..self.offer(Side::Sell, 1, 5_000)
+        };
+        for offer in [itself, nothing, nobody, theirs, endless] {
             let message = self.request(offer);
             self.send(&message)?;
         }
@@ -152,11 +165,7 @@ impl Forger<'_> {
 
     /// Properly signed; agreed to by the other side or not, the log refuses it.
     fn overdraw(&mut self) -> Result<TradeId> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-        let overdraft = Offer {
-            expires_ms: u64::try_from(now.as_millis())? + 30_000,
-            ..self.offer(Side::Sell, 1, 100_001)
-        };
+        let overdraft = self.offer(Side::Sell, 1, 100_001);
         let message = self.request(overdraft);
         self.send(&message)?;
         Ok(overdraft.id)
@@ -184,11 +193,11 @@ async fn forged_trades_move_nothing_and_are_counted() -> Result<()> {
     };
     forger.forge()?;
     for node in [1, 2] {
-        let what = format!("node {node} counts the six forgeries, each for its own reason");
+        let what = format!("node {node} counts the seven forgeries, each for its own reason");
         eventually(SOON, &what, async || {
             let refused = refused_by_ledger(&world, node).await?;
             let expected =
-                json!({"offer": 2, "unknown party": 1, "not its own": 2, "offer signature": 1});
+                json!({"offer": 3, "unknown party": 1, "not its own": 2, "offer signature": 1});
             ensure!(refused == expected, "{refused}");
             Ok(())
         })
