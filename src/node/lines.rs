@@ -81,7 +81,9 @@ fn refusal(why: CallRefusal) -> &'static str {
             "one was held a moment ago, or is under way; try again in some seconds"
         }
         CallRefusal::ChainSilent => "the chain cannot be read, so none could end",
-        CallRefusal::NoAnswer => "the leader did not hand over in time; it hears each member once in a while, try again or ask at another node",
+        CallRefusal::NoAnswer => {
+            "the leader did not hand over in time; it hears each member once in a while, try again or ask at another node"
+        }
     }
 }
 
