@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 use synod_wire::clock::CLOCK_LEN_MAX;
 use synod_wire::{Authentic, Clock, Incarnation, Message, Tick, Token};
 
+/// At the end of every frame.
+const SIGNATURE_LEN: usize = 64;
+
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
@@ -34,8 +37,8 @@ pub(crate) struct Author {
     pub(crate) held: BTreeMap<u64, Held>,
     /// Delivered frames.
     kept: BTreeMap<u64, Vec<u8>>,
-    /// Somebody's clock names this author's messages, but lies too far ahead to wait for.
-    pub(crate) rumour: Option<Rumour>,
+    /// It signed two different messages with one number: of all that wait for each other, it is to blame.
+    pub(crate) equivocated: bool,
 }
 
 pub(crate) struct Held {
@@ -44,10 +47,10 @@ pub(crate) struct Held {
     told: bool,
 }
 
-/// Worth a question, nothing else: it may be a lie.
+/// Somebody's clock names messages too far ahead to wait for. Worth a question, nothing else: it may be a lie.
 #[derive(Clone, Copy)]
 pub(crate) struct Rumour {
-    pub(crate) by: Token,
+    pub(crate) about: Token,
     pub(crate) tick: Tick,
     pub(crate) heard_at: u64,
 }
@@ -66,6 +69,8 @@ pub(crate) struct Causal {
     kept_max: usize,
     delivered: Clock,
     pub(crate) authors: BTreeMap<Token, Author>,
+    /// By whom it was heard of.
+    pub(crate) rumours: BTreeMap<Token, Rumour>,
     pub(crate) stats: CausalStats,
 }
 
@@ -78,6 +83,7 @@ impl Causal {
             kept_max: settings.kept_per_author_max.max(1),
             delivered: Clock::default(),
             authors: BTreeMap::new(),
+            rumours: BTreeMap::new(),
             stats: CausalStats::default(),
         }
     }
@@ -225,6 +231,17 @@ impl Causal {
         history
     }
 
+    /// What waits of this author is forgotten here, and not asked for until it is heard of again.
+    pub(crate) fn forget(&mut self, from: Token) {
+        let Some(author) = self.authors.get_mut(&from) else {
+            return;
+        };
+        self.stats.dropped += author.held.len() as u64;
+        author.held.clear();
+        author.clock = Clock::default();
+        author.shown = 0;
+    }
+
     /// Moves one entry without delivering what lies below it.
     pub(crate) fn forward(&mut self, from: Token, tick: Tick) -> Vec<Delivery> {
         if !self.delivered.set(from, tick) {
@@ -283,6 +300,27 @@ impl Causal {
         kept.chain(held).take(max).cloned().collect()
     }
 
+    /// The last message that is here of those which follow upon the delivered ones.
+    pub(crate) fn here(&self, token: Token, incarnation: Incarnation) -> u64 {
+        let delivered = self.delivered(token, incarnation);
+        let author = self.authors.get(&token);
+        let Some(author) = author.filter(|author| author.incarnation == incarnation) else {
+            return delivered;
+        };
+        let waiting = author.held.range(delivered + 1..);
+        let run = waiting.zip(delivered + 1..);
+        run.take_while(|((held, _), next)| *held == next)
+            .last()
+            .map_or(delivered, |((held, _), _)| *held)
+    }
+
+    /// The highest number that a frame of this incarnation has shown.
+    pub(crate) fn shown(&self, token: Token, incarnation: Incarnation) -> u64 {
+        let author = self.authors.get(&token);
+        let author = author.filter(|author| author.incarnation == incarnation);
+        author.map_or(0, |author| author.shown)
+    }
+
     /// The first waiting message of an author, if all before it are here: what else it waits for.
     pub(crate) fn unmet(&self, accounts: &Accounts, from: Token) -> Vec<(Token, Tick)> {
         let Some(author) = self.authors.get(&from) else {
@@ -301,7 +339,10 @@ impl Causal {
     fn can_deliver(&self, accounts: &Accounts, from: Token, author: &Author) -> bool {
         let expected = self.delivered(from, author.incarnation) + 1;
         let listed = |token| accounts.session(token).map(|s| s.incarnation);
+        // beyond its closing: about to be dropped
+        let closed = accounts.closed(from, author.incarnation);
         author.held.contains_key(&expected)
+            && closed.is_none_or(|last| expected <= last)
             && listed(from) == Some(author.incarnation)
             && self.unmet(accounts, from).is_empty()
     }
@@ -338,23 +379,25 @@ impl Causal {
 
     /// A number that we have seen: the same frame, or a fault of its author.
     fn known(
-        &self,
+        &mut self,
         from: Token,
         incarnation: Incarnation,
         sequence: u64,
         bytes: &[u8],
     ) -> Result<Option<Arrival>, Refusal> {
-        let author = self.authors.get(&from);
-        let kept = author.and_then(|author| author.kept.get(&sequence));
-        let held = author.and_then(|author| author.held.get(&sequence));
-        let first = kept.or(held.map(|held| &held.bytes));
-        if first.is_some_and(|first| first != bytes) {
+        let delivered = self.delivered(from, incarnation);
+        let author = self.authors.entry(from).or_default();
+        let kept = author.kept.get(&sequence);
+        let held = author.held.get(&sequence).map(|held| &held.bytes);
+        let (first, waits) = (kept.or(held), held.is_some());
+        if first.is_some_and(|first| signed(first) != signed(bytes)) {
+            author.equivocated = true;
             return Err(Refusal::Equivocation(sequence));
         }
-        if sequence <= self.delivered(from, incarnation) {
+        if sequence <= delivered {
             return Ok(Some(Arrival::Again));
         }
-        Ok(held.map(|_| Arrival::Ignored))
+        Ok(waits.then_some(Arrival::Ignored))
     }
 }
 
@@ -364,6 +407,12 @@ pub(crate) fn ended(accounts: &Accounts, token: Token, incarnation: Incarnation)
         Some(session) => session.incarnation > incarnation,
         None => accounts.balance(token).is_some(),
     }
+}
+
+/// What the author signed. The signature itself proves nothing: others may be able to write it in another way.
+fn signed(frame: &[u8]) -> &[u8] {
+    let len = frame.len().saturating_sub(SIGNATURE_LEN);
+    frame.get(..len).unwrap_or_default()
 }
 
 fn keep(kept: &mut BTreeMap<u64, Vec<u8>>, max: usize, sequence: u64, bytes: Vec<u8>) {

@@ -2,9 +2,11 @@
 //!
 //! One question per author is open at a time: to the author, then to the leader, then to any member whose clock
 //! shows that it has delivered what is missing; the first one after a random delay. Upon a gap that stays
-//! `gap_ttl_ms` the leader in office closes an incarnation in the log: the author's, when a frame of its own or the clocks
-//! of two members prove that it spoke; else that of the single member that claims so, because one liar must not silence
-//! another member (review F14 d). Whoever still misses something three times as long afterwards takes it as history.
+//! `gap_ttl_ms` the leader in office closes an incarnation in the log: that of a member that signed two messages with one
+//! number; else the author's, when a frame of its own or the clocks of two members prove that it spoke; else that of the
+//! single member that claims so, because one liar must not silence another member (review F14 d). Messages that are
+//! here and wait themselves are no gap. Whoever still misses something three times as long afterwards takes as history
+//! what the author itself has shown, and forgets the claims of others.
 
 use crate::causal::{Causal, Delivery, Rumour, ended};
 use crate::{Accounts, Effect, Facts, Refusal, Settings};
@@ -25,10 +27,20 @@ struct Gap {
     incarnation: Incarnation,
     first: u64,
     last: u64,
-    /// A frame of the author's own lies beyond it.
-    proven: bool,
+    proof: Proof,
     /// Whose messages wait for it.
     waiting: BTreeSet<Token>,
+}
+
+/// How we know that the messages exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    /// A frame of the author's own has a number at or beyond the first one.
+    Shown,
+    /// They are here, or their author's next one is, and wait for others themselves: nobody's fault so far.
+    Here,
+    /// Others say so.
+    Claimed,
 }
 
 struct Question {
@@ -72,7 +84,8 @@ impl Gaps {
         dice: &mut Dice,
     ) -> Looked {
         let mut looked = Looked::default();
-        let gaps = find(now, settings, accounts, causal);
+        causal.rumours = young(now, settings, accounts, causal);
+        let gaps = find(accounts, causal);
         self.open.retain(|token, _| gaps.contains_key(token));
         for (token, gap) in &gaps {
             let delay = dice.between(1, settings.ask_delay_ms.max(1));
@@ -100,7 +113,7 @@ impl Gaps {
             let rested = question
                 .acted_at
                 .is_none_or(|at| now.saturating_sub(at) >= settings.ask_again_ms * 5);
-            if gap.waiting.is_empty() && !gap.proven || !rested {
+            if gap.waiting.is_empty() && gap.proof != Proof::Shown || !rested {
                 continue;
             }
             let closing = close(*token, gap, accounts, causal).filter(|_| facts.in_office);
@@ -109,12 +122,7 @@ impl Gaps {
                 looked.effects.push(effect);
             } else if age >= settings.gap_ttl_ms.saturating_mul(SKIP_AFTER) {
                 question.acted_at = Some(now);
-                let tick = Tick {
-                    incarnation: gap.incarnation,
-                    sequence: gap.last,
-                };
-                causal.stats.skipped += 1;
-                looked.history.append(&mut causal.forward(*token, tick));
+                looked.history.append(&mut skip(*token, gap, causal));
             }
         }
         looked
@@ -180,56 +188,113 @@ impl Dice {
     }
 }
 
-/// Every gap that keeps a message back, or may do so; at most one per author.
-fn find(
+/// Rumours that are neither old nor met.
+fn young(
     now: u64,
     settings: &Settings,
     accounts: &Accounts,
     causal: &Causal,
-) -> BTreeMap<Token, Gap> {
-    let mut gaps: BTreeMap<Token, Gap> = BTreeMap::new();
-    let gap = |token, tick: Tick, proven| Gap {
-        incarnation: tick.incarnation,
-        first: causal.delivered(token, tick.incarnation) + 1,
-        last: tick.sequence,
-        proven,
-        waiting: BTreeSet::new(),
+) -> BTreeMap<Token, Rumour> {
+    let open = |rumour: &Rumour| {
+        now.saturating_sub(rumour.heard_at) < settings.gap_ttl_ms
+            && !causal.is_met(accounts, rumour.about, rumour.tick)
     };
+    let rumours = causal.rumours.iter().filter(|(_, rumour)| open(rumour));
+    rumours.map(|(by, rumour)| (*by, *rumour)).collect()
+}
+
+/// Every gap that keeps a message back, or may do so; at most one per author.
+fn find(accounts: &Accounts, causal: &Causal) -> BTreeMap<Token, Gap> {
+    let mut gaps: BTreeMap<Token, Gap> = BTreeMap::new();
     for (token, author) in &causal.authors {
-        let sequence = match author.held.first_key_value() {
+        let incarnation = author.incarnation;
+        let last = match author.held.first_key_value() {
             Some((held, _)) => held.saturating_sub(1),
             None => author.shown,
         };
-        let incarnation = author.incarnation;
-        let missing = sequence > causal.delivered(*token, incarnation);
-        if missing && !ended(accounts, *token, incarnation) {
-            let tick = Tick {
+        let first = causal.delivered(*token, incarnation) + 1;
+        if last >= first && !ended(accounts, *token, incarnation) {
+            let gap = Gap {
                 incarnation,
-                sequence,
+                first,
+                last,
+                proof: Proof::Shown,
+                waiting: BTreeSet::new(),
             };
-            gaps.insert(*token, gap(*token, tick, true));
+            gaps.insert(*token, gap);
         }
     }
-    for from in causal.authors.keys() {
-        for (token, tick) in causal.unmet(accounts, *from) {
-            let found = gaps.entry(token).or_insert_with(|| gap(token, tick, false));
-            found.waiting.insert(*from);
-            if !found.proven && found.incarnation == tick.incarnation {
-                found.last = found.last.max(tick.sequence);
-            }
+    for (token, claims) in claims(accounts, causal) {
+        match gaps.get_mut(&token) {
+            Some(gap) => gap.waiting.extend(claims.into_keys()),
+            None => gaps.extend(claimed(token, &claims, causal).map(|gap| (token, gap))),
         }
     }
     // last: how far a rumour goes is nothing to act upon
-    for (token, author) in &causal.authors {
-        let young = |heard_at| now.saturating_sub(heard_at) < settings.gap_ttl_ms;
-        let rumour = author.rumour.filter(|r| young(r.heard_at));
-        let unmet = rumour.filter(|r| !causal.is_met(accounts, *token, r.tick));
-        if let Some(Rumour { tick, .. }) = unmet {
-            let entry = gaps.entry(*token);
-            entry.or_insert_with(|| gap(*token, tick, false));
-        }
+    for Rumour { about, tick, .. } in causal.rumours.values() {
+        gaps.entry(*about).or_insert_with(|| Gap {
+            incarnation: tick.incarnation,
+            first: causal.delivered(*about, tick.incarnation) + 1,
+            last: tick.sequence,
+            proof: Proof::Claimed,
+            waiting: BTreeSet::new(),
+        });
     }
     gaps
+}
+
+/// Who says by a waiting message that it has delivered what of whom.
+type Claims = BTreeMap<Token, BTreeMap<Token, Tick>>;
+
+fn claims(accounts: &Accounts, causal: &Causal) -> Claims {
+    let mut claims = Claims::new();
+    for (from, author) in &causal.authors {
+        let next = causal.delivered(*from, author.incarnation) + 1;
+        let closed = accounts.closed(*from, author.incarnation);
+        // about to be dropped, and no claim any more
+        if closed.is_some_and(|last| next > last) {
+            continue;
+        }
+        for (token, tick) in causal.unmet(accounts, *from) {
+            claims.entry(token).or_default().insert(*from, tick);
+        }
+    }
+    claims
+}
+
+/// What is missing by the word of others alone. If all of it is here, it waits for something else; but perhaps for what
+/// waits for it in turn, and then those who claim it can show another message of that number.
+fn claimed(token: Token, claims: &BTreeMap<Token, Tick>, causal: &Causal) -> Option<Gap> {
+    let incarnation = claims.values().map(|tick| tick.incarnation).max()?;
+    let same = claims.iter().filter(|(_, t)| t.incarnation == incarnation);
+    let delivered = causal.delivered(token, incarnation);
+    let (here, shown) = (
+        causal.here(token, incarnation),
+        causal.shown(token, incarnation),
+    );
+    let beyond = |bound| {
+        let claims = same.clone().filter(move |(_, t)| t.sequence > bound);
+        claims.map(|(from, _)| *from).collect::<BTreeSet<Token>>()
+    };
+    // the next one is here: then what the author has shown needs no claim
+    let bound = if here > delivered {
+        here.max(shown)
+    } else {
+        here
+    };
+    let (proof, waiting) = match beyond(bound) {
+        none if none.is_empty() => (Proof::Here, beyond(delivered)),
+        some => (Proof::Claimed, some),
+    };
+    let last = same.clone().map(|(_, tick)| tick.sequence).max()?;
+    let first = if last > here { here + 1 } else { delivered + 1 };
+    Some(Gap {
+        incarnation,
+        first,
+        last,
+        proof,
+        waiting,
+    })
 }
 
 fn ask(
@@ -243,7 +308,8 @@ fn ask(
         incarnation: gap.incarnation,
         sequence: gap.first,
     };
-    let rumour = causal.authors.get(&token).and_then(|a| a.rumour);
+    let heard = causal.rumours.iter();
+    let heard = heard.filter(|(_, rumour)| rumour.about == token);
     let showed = causal
         .authors
         .iter()
@@ -254,7 +320,7 @@ fn ask(
         .leader
         .into_iter()
         .chain(gap.waiting.iter().copied())
-        .chain(rumour.map(|rumour| rumour.by))
+        .chain(heard.map(|(by, _)| *by))
         .chain(showed);
     for other in others {
         if other != causal.me() && !whom.contains(&other) {
@@ -275,18 +341,60 @@ fn ask(
     Some(Effect::Ask { to, range })
 }
 
-/// Whose incarnation ends with what has been delivered of it; none = whoever it could be is closed already.
+/// Whose incarnation ends with what has been delivered of it; none = whoever it could be is closed already, or nobody
+/// is to blame.
 fn close(token: Token, gap: &Gap, accounts: &Accounts, causal: &Causal) -> Option<Effect> {
-    let claimant = gap.waiting.first().filter(|_| gap.waiting.len() == 1);
-    let claimant = claimant.filter(|_| !gap.proven).and_then(|claimant| {
-        let author = causal.authors.get(claimant)?;
-        Some((*claimant, author.incarnation))
-    });
-    let mut ends = claimant.into_iter().chain([(token, gap.incarnation)]);
-    let (token, incarnation) = ends.find(|(token, i)| accounts.closed(*token, *i).is_none())?;
+    let author = (token, gap.incarnation);
+    let incarnation = |claimant: &Token| causal.authors.get(claimant).map(|a| a.incarnation);
+    let claimants = gap.waiting.iter();
+    let claimants = claimants.filter_map(|claimant| Some((*claimant, incarnation(claimant)?)));
+    let claimants: Vec<_> = claimants.collect();
+    let liars = claimants
+        .iter()
+        .filter(|claimant| equivocated(claimant, causal));
+    let own = Some(author).filter(|author| equivocated(author, causal));
+    let mut ends: Vec<(Token, Incarnation)> = own.into_iter().collect();
+    match (gap.proof, claimants.as_slice()) {
+        (Proof::Shown, _) => ends.push(author),
+        (Proof::Here, _) => ends.extend(liars),
+        (Proof::Claimed, [claimant]) => ends.extend([*claimant, author]),
+        (Proof::Claimed, _) => {
+            ends.extend(liars);
+            ends.push(author);
+        }
+    }
+    let ends = ends.into_iter();
+    let (token, incarnation) = { ends }.find(|(token, i)| accounts.closed(*token, *i).is_none())?;
     Some(Effect::Close {
         token,
         incarnation,
         last: causal.delivered(token, incarnation),
     })
+}
+
+fn equivocated((token, incarnation): &(Token, Incarnation), causal: &Causal) -> bool {
+    let author = causal.authors.get(token);
+    author.is_some_and(|author| author.equivocated && author.incarnation == *incarnation)
+}
+
+/// A gap that nobody closes either. What the author has shown itself is history; what others merely claim would poison
+/// our clock, so their messages are forgotten instead.
+fn skip(token: Token, gap: &Gap, causal: &mut Causal) -> Vec<Delivery> {
+    let tick = Tick {
+        incarnation: gap.incarnation,
+        sequence: match gap.proof {
+            Proof::Shown => gap.last,
+            Proof::Here | Proof::Claimed => causal.here(token, gap.incarnation).min(gap.last),
+        },
+    };
+    let two_faced = equivocated(&(token, gap.incarnation), causal);
+    match gap.proof {
+        Proof::Claimed => gap.waiting.iter().for_each(|from| causal.forget(*from)),
+        Proof::Here if !two_faced => {}
+        Proof::Shown | Proof::Here => {
+            causal.stats.skipped += 1;
+            return causal.forward(token, tick);
+        }
+    }
+    Vec::new()
 }

@@ -5,9 +5,10 @@ use crate::{Accounts, Refusal};
 use synod_wire::{Clock, Incarnation, Token};
 
 impl Causal {
-    /// No entry may name what its owner cannot have said: more than we said ourselves, an incarnation that neither the
-    /// log nor a frame of its own has shown, or a number farther ahead than may wait here. The last one is worth a
-    /// question all the same: perhaps it is we who lag. An author's own number is its own affair.
+    /// No entry may name what its owner cannot have said: one that never was a member, more than we said ourselves, an
+    /// incarnation that neither the log nor a frame of its own has shown, or a number farther ahead than may wait here.
+    /// The last one is worth a question all the same: perhaps it is we who lag. One rumour per sender, and it stands
+    /// until it is met or old: inventing many must cost us nothing. An author's own number is its own affair.
     pub(crate) fn check_plausible(
         &mut self,
         now: u64,
@@ -28,7 +29,11 @@ impl Causal {
             let author = self.authors.get(&about);
             let shown = author.map_or(Incarnation(0), |author| author.incarnation);
             let listed = accounts.session(about).map_or(shown, |s| s.incarnation);
-            if about == self.me() || found.incarnation > known.incarnation.max(shown).max(listed) {
+            let member = accounts.balance(about).is_some();
+            if !member
+                || about == self.me()
+                || found.incarnation > known.incarnation.max(shown).max(listed)
+            {
                 return Err(refusal);
             }
             let delivered = self.delivered(about, found.incarnation);
@@ -37,10 +42,8 @@ impl Causal {
                 .map_or(delivered, |author| author.shown.max(delivered));
             let bound = reach.saturating_add(self.held_max as u64);
             if found.sequence > bound {
-                self.begin(about, found.incarnation);
-                let author = self.authors.entry(about).or_default();
-                author.rumour = Some(Rumour {
-                    by: from,
+                self.rumours.entry(from).or_insert(Rumour {
+                    about,
                     tick: found,
                     heard_at: now,
                 });
