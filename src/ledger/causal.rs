@@ -5,6 +5,7 @@
 //! A clock that is heard is never merged: our own grows by deliveries alone (seed defect D16). An incarnation that
 //! the log has ended, or closed, owes nothing any more (review F14).
 
+use crate::plausible::baseline_bound;
 use crate::{Accounts, CausalStats, Refusal, Settings};
 use std::collections::BTreeMap;
 use synod_wire::clock::CLOCK_LEN_MAX;
@@ -219,12 +220,19 @@ impl Causal {
     }
 
     /// What the leader had delivered when we joined is history: entries move forward only.
-    /// Answers the messages that waited and are history now.
-    pub(crate) fn take_over(&mut self, baseline: &Clock) -> Vec<Delivery> {
+    /// Answers the messages that waited and are history now. One leader's word: see [`baseline_bound`].
+    pub(crate) fn take_over(
+        &mut self,
+        accounts: &Accounts,
+        open_max: usize,
+        baseline: &Clock,
+    ) -> Vec<Delivery> {
         let mut history = Vec::new();
         for (token, tick) in baseline.iter() {
             let ours = token == self.me && tick.incarnation >= self.incarnation;
-            if !ours && tick > self.delivered.tick(token) {
+            let bound = baseline_bound(accounts, open_max, token, tick.incarnation);
+            let plausible = bound.is_some_and(|bound| tick.sequence <= bound);
+            if !ours && plausible && tick > self.delivered.tick(token) {
                 history.append(&mut self.forward(token, tick));
             }
         }

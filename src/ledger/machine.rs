@@ -28,6 +28,8 @@ pub struct Ledger {
     dice: Dice,
     /// When the facts were told; none = not yet.
     told_at: Option<u64>,
+    /// What the leader had delivered when we joined, until the log has gone far enough to judge it.
+    baseline: Option<Clock>,
     /// The log has listed this session.
     listed: bool,
     /// Decided trades that people have been told of, or that are history.
@@ -53,6 +55,7 @@ impl Ledger {
             gaps: Gaps::default(),
             dice: Dice(1),
             told_at: None,
+            baseline: None,
             listed: false,
             scanned: 0,
             waiting: true,
@@ -70,9 +73,8 @@ impl Ledger {
             Event::Wish { ticket, wish } => self.wish(now, accounts, ticket, wish),
             Event::Restore(intents) => self.restored.extend(intents),
             Event::Baseline(clock) => {
-                let history = self.causal.take_over(&clock);
-                self.history(now, accounts, history);
-                self.drain(now, accounts);
+                self.baseline = Some(clock);
+                self.take_over(now, accounts);
             }
         }
         self.look_for_gaps(now, accounts);
@@ -181,6 +183,7 @@ impl Ledger {
         self.trades
             .prune(accounts, grace, facts.log_time_ms, log_now);
         self.causal.drop_void(accounts);
+        self.take_over(now, accounts);
         self.drain(now, accounts);
         self.offer_anew(now, accounts);
         self.answer_all(now, accounts);
@@ -262,6 +265,19 @@ impl Ledger {
             }
             Ok(Arrival::Ignored) => {}
             Err(why) => self.refuse((from, why)),
+        }
+    }
+
+    /// Once the log lists this session: before, we know too little to doubt what the leader says.
+    fn take_over(&mut self, now: u64, accounts: &Accounts) {
+        if !self.is_listed(accounts) {
+            return;
+        }
+        if let Some(clock) = self.baseline.take() {
+            let open_max = self.settings.open_per_author_max;
+            let history = self.causal.take_over(accounts, open_max, &clock);
+            self.history(now, accounts, history);
+            self.drain(now, accounts);
         }
     }
 

@@ -1,8 +1,34 @@
-//! Clocks that cannot be: refused before anything of them is stored (seed defect D16, review F14 d).
+//! Clocks that cannot be: refused before anything of them is stored (seed defect D16, review F14 d). A baseline is
+//! bounded by what the log knows, for nothing else speaks against a leader that invents one.
 
 use crate::causal::{Causal, Rumour};
 use crate::{Accounts, Refusal};
 use synod_wire::{Clock, Incarnation, Token};
+
+/// The highest number that an honest leader's clock may name of this incarnation when we join; none = no entry at all.
+/// Every message offers or answers one trade. The log has decided it, or it is one of the `open_max` that each
+/// incarnation of each member may leave undecided.
+pub(crate) fn baseline_bound(
+    accounts: &Accounts,
+    open_max: usize,
+    about: Token,
+    incarnation: Incarnation,
+) -> Option<u64> {
+    accounts.balance(about)?;
+    let listed = accounts.session(about)?.incarnation;
+    if incarnation > listed {
+        return None;
+    }
+    let trades = accounts.trades().iter();
+    let decided = trades
+        .filter(|record| record.offer.id.proposer == about || record.offer.with == about)
+        .count() as u64;
+    let incarnations = accounts.sessions().map(|(_, s)| s.incarnation.0);
+    let incarnations = incarnations.fold(1, u64::saturating_add);
+    let undecided = incarnations.saturating_mul(open_max as u64);
+    // a closing is no bound: whoever leads now may have delivered more before it
+    Some(decided.saturating_add(undecided))
+}
 
 impl Causal {
     /// No entry may name what its owner cannot have said: one that never was a member, more than we said ourselves, an

@@ -327,3 +327,23 @@ fn the_log_decides_no_offer_that_lives_too_long() {
         assert_eq!(judge(expires), Judgement::Wrong(WrongTrade::Offer));
     }
 }
+
+#[test]
+fn a_baseline_is_believed_about_members_and_no_farther_than_the_log_goes() {
+    let lies = [
+        clock(&[(2, 999, 1)]),
+        clock(&[(2, 1, 1 << 40)]),
+        clock(&(100..132).map(|token| (token, 1, 1)).collect::<Vec<_>>()),
+    ];
+    for lie in lies {
+        let (mut joiner, mut two) = (Node::new(1, 3), Node::new(2, 3));
+        joiner.tell(1, Event::Baseline(lie));
+        assert_eq!(joiner.ledger.clock(), &Clock::default());
+        let offered = said(&joiner.sell(2, 2));
+        assert_eq!(offered.len(), 1, "there is room in its clock");
+        assert_eq!(said(&two.hear(3, &offered[0])).len(), 1, "2 answers");
+    }
+    let mut joiner = Node::new(1, 3);
+    joiner.tell(1, Event::Baseline(clock(&[(2, 1, 1_500), (99, 1, 1)])));
+    assert_eq!((joiner.at(2), joiner.at(99)), (1_500, 0));
+}
