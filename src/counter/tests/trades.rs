@@ -12,6 +12,12 @@ use synod_wire::{Incarnation, Offer, Token, TradeId, Wh};
 use world::*;
 
 /// Token 1 sells token 2 one credit, signed by both.
+/// Entries carry the leader's clock, and no offer may outlast it by more than ten minutes.
+fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(since.unwrap().as_millis()).unwrap()
+}
+
 fn trade(sequence: u64) -> Settlement {
     let id = TradeId {
         proposer: Token(1),
@@ -23,7 +29,7 @@ fn trade(sequence: u64) -> Settlement {
         side: Side::Sell,
         with: Token(2),
         amount: Wh(1_000),
-        expires_ms: u64::MAX,
+        expires_ms: wall_ms() + 60_000,
     };
     let (incarnation, reply) = (Incarnation(1), Reply::Accepted);
     Settlement {
