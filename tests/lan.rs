@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use support::anvil::Anvil;
 use support::lan::Lan;
 use support::{SYNOD, eventually, turn};
 
@@ -24,6 +25,7 @@ struct Class {
     dir: tempfile::TempDir,
     words: String,
     devnet: Child,
+    _chain: Option<Anvil>,
     nodes: BTreeMap<u64, Running>,
 }
 
@@ -36,10 +38,13 @@ impl Class {
     /// `hosts` hosts; node N on host N is started with these further options.
     fn start(lan: Lan) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("synod-lan-").tempdir()?;
+        let chain_log = dir.path().join("chain.out");
+        let (other, chain) = Anvil::instead(|program| lan.command(1, program), &chain_log)?;
         let mut devnet = lan
             .command(1, SYNOD)
             .args(["devnet", "--lan", "--host", "10.77.0.1", "--data-dir"])
             .arg(dir.path().join("devnet"))
+            .args(other)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(dir.path().join("devnet.log"))?)
@@ -59,6 +64,7 @@ impl Class {
             dir,
             words,
             devnet,
+            _chain: chain,
             nodes: BTreeMap::new(),
         })
     }

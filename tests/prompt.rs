@@ -5,7 +5,9 @@
 mod support;
 
 use anyhow::{Context, Result, ensure};
+use std::path::Path;
 use std::time::Duration;
+use support::anvil::Anvil;
 use support::lan::Lan;
 use support::pty::Pty;
 use support::{SYNOD, turn};
@@ -13,14 +15,16 @@ use support::{SYNOD, turn};
 const START: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(20);
 
-fn up(lan: &Lan) -> Result<Pty> {
+/// `up` at a terminal, and the chain behind it when it is not its own.
+fn up(lan: &Lan, dir: &Path) -> Result<(Pty, Option<Anvil>)> {
+    let (other, chain) = Anvil::instead(|program| lan.command(1, program), &dir.join("chain.out"))?;
     let mut command = lan.command(1, SYNOD);
-    command.arg("up");
+    command.arg("up").args(other);
     let mut pty = Pty::spawn(command)?;
     pty.expect("ready", START)?;
     pty.expect("ENERGY TRADING NODE 1", START)?;
     pty.expect("Node 1> ", SOON)?;
-    Ok(pty)
+    Ok((pty, chain))
 }
 
 /// Types a line; the next words that are expected come from the program.
@@ -55,7 +59,8 @@ async fn the_nine_words_and_the_seven_lines() -> Result<()> {
     let Some(lan) = Lan::alone()? else {
         return Ok(());
     };
-    let mut pty = up(&lan)?;
+    let dir = tempfile::tempdir()?;
+    let (mut pty, _chain) = up(&lan, dir.path())?;
     ask(
         &mut pty,
         "help",
@@ -224,10 +229,12 @@ async fn ctrl_c_and_end_of_input_leave_with_leave() -> Result<()> {
         let Some(lan) = Lan::alone()? else {
             return Ok(());
         };
-        let mut pty = up(&lan)?;
+        let dir = tempfile::tempdir()?;
+        let (mut pty, chain) = up(&lan, dir.path())?;
         leave(&mut pty)?;
         let ended = pty.wait(SOON)?;
         ensure!(ended.success(), "{ended}\n{}", pty.transcript());
+        drop(chain);
         let left = lan
             .run(1, &["sh", "-c", "ss -Htuln | wc -l"])
             .unwrap_or_default();
@@ -247,10 +254,13 @@ async fn a_node_of_its_own_has_the_same_prompt() -> Result<()> {
         return Ok(());
     };
     let dir = tempfile::tempdir()?;
+    let chain_log = dir.path().join("chain.out");
+    let (other, _chain) = Anvil::instead(|program| lan.command(1, program), &chain_log)?;
     let mut command = lan.command(1, SYNOD);
     command
         .args(["devnet", "--data-dir"])
-        .arg(dir.path().join("devnet"));
+        .arg(dir.path().join("devnet"))
+        .args(other);
     let mut devnet = Pty::spawn(command)?;
     devnet.expect("--class ", START)?;
     let words = devnet.expect("\n", SOON)?.trim().to_owned();

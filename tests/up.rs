@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use support::anvil::Anvil;
 use support::{SYNOD, eventually, free_port};
 
 /// What a command line may hold: options, numbers, URLs without a path, 20-byte addresses, paths, words of the profile.
@@ -38,6 +39,8 @@ struct Up {
     child: Child,
     http: u16,
     dir: tempfile::TempDir,
+    /// The chain behind it, when it is not its own, and the words that say so.
+    chain: (Vec<String>, Option<Anvil>),
 }
 
 impl Up {
@@ -45,9 +48,14 @@ impl Up {
         let dir = tempfile::Builder::new().prefix("synod-up-").tempdir()?;
         let http = block_of_ports(nodes)?;
         let udp = block_of_ports(nodes + 1)?;
+        let (other, chain) = Anvil::instead(
+            |program| Command::new(program),
+            &dir.path().join("chain.out"),
+        )?;
         let child = Command::new(SYNOD)
             .args(["up", "--nodes", &nodes.to_string(), "--data-dir"])
             .arg(dir.path())
+            .args(&other)
             .args([
                 "--rpc-port",
                 &free_port().to_string(),
@@ -65,7 +73,13 @@ impl Up {
             .stdout(std::fs::File::create(dir.path().join("out"))?)
             .stderr(std::fs::File::create(dir.path().join("err"))?)
             .spawn()?;
-        Ok(Self { child, http, dir })
+        let chain = (other, chain);
+        Ok(Self {
+            child,
+            http,
+            dir,
+            chain,
+        })
     }
 
     fn out(&self) -> String {
@@ -232,6 +246,7 @@ async fn up_alone_increments_and_a_kept_directory_goes_on() -> Result<()> {
     up.child = Command::new(SYNOD)
         .args(["up", "--data-dir"])
         .arg(up.dir.path())
+        .args(&up.chain.0)
         .args(
             args.iter()
                 .flat_map(|(option, value)| [(*option).to_owned(), value.clone()]),

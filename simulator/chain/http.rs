@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,10 +30,23 @@ const PENDING_MAX: usize = 128;
 /// Patience with a client that sends slowly.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Longest answer of another chain.
+const ANSWER_LEN_MAX: usize = 16 << 20;
+/// Patience with another chain.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Who answers JSON-RPC.
+pub enum Behind {
+    /// Our own chain, one request at a time.
+    Own(Box<Mutex<Ledger>>),
+    /// Another development chain on this machine.
+    Another(SocketAddr),
+}
+
 /// What all connections share.
 pub struct Shared {
-    /// The chain, one request at a time.
-    pub ledger: Mutex<Ledger>,
+    /// Who answers.
+    pub behind: Behind,
     /// For other machines; none is open until somebody opens it.
     pub door: OnceLock<Door>,
     pending: Semaphore,
@@ -50,9 +63,9 @@ pub enum Reach {
 
 impl Shared {
     /// Around a chain.
-    pub fn new(ledger: Ledger) -> Self {
+    pub fn new(behind: Behind) -> Self {
         Self {
-            ledger: Mutex::new(ledger),
+            behind,
             door: OnceLock::new(),
             pending: Semaphore::new(PENDING_MAX),
         }
@@ -194,11 +207,29 @@ async fn chain(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Full
         Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the body broke off"),
         Ok(Ok(body)) => body.to_bytes(),
     };
+    if let Behind::Another(address) = shared.behind {
+        return match timeout(ANSWER_PATIENCE, pass_on(address, body)).await {
+            Ok(Ok(answer)) => json(StatusCode::OK, answer),
+            Ok(Err(why)) => {
+                tracing::warn!("the development chain at {address}: {why}");
+                text(
+                    StatusCode::BAD_GATEWAY,
+                    "the development chain behind this door does not answer; is it still running?",
+                )
+            }
+            Err(_) => text(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the development chain behind this door did not answer within 30 s",
+            ),
+        };
+    }
     let chain = Arc::clone(&shared);
     // The EVM computes; the runtime's threads must not wait for it.
     let answer = spawn_blocking(move || {
-        let mut ledger = chain
-            .ledger
+        let Behind::Own(ledger) = &chain.behind else {
+            return None;
+        };
+        let mut ledger = ledger
             .lock()
             .expect("no request panicked inside the chain; after that none is answered");
         let now = SystemTime::now()
@@ -215,6 +246,29 @@ async fn chain(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Full
             "development chain: a bug stopped this request; see its log",
         ),
     }
+}
+
+/// One request, one connection: a chain that we stand before is for tests and classrooms.
+async fn pass_on(address: SocketAddr, body: Bytes) -> Result<String, String> {
+    let words = |why: &dyn std::fmt::Display| why.to_string();
+    let stream = TcpStream::connect(address).await.map_err(|e| words(&e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| words(&e))?;
+    let connection = tokio::spawn(connection);
+    let request = Request::post("/")
+        .header(HOST, address.to_string())
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|e| words(&e))?;
+    let answer = sender.send_request(request).await.map_err(|e| words(&e))?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("expected status 200, found {}", answer.status()));
+    }
+    let body = Limited::new(answer.into_body(), ANSWER_LEN_MAX).collect();
+    let body = body.await.map_err(|e| words(&e))?.to_bytes();
+    connection.abort();
+    String::from_utf8(body.to_vec()).map_err(|e| words(&e))
 }
 
 fn is_loopback(host: &HeaderValue) -> bool {

@@ -21,12 +21,12 @@ pub use accounts::{DEV_ADDRESSES, DEV_KEYS};
 pub use door::{Door, door_path};
 pub use journal::JournalError;
 
-use http::{Reach, Shared};
+use http::{Behind, Reach, Shared};
 use ledger::Ledger;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -114,14 +114,35 @@ pub async fn serve(settings: Settings) -> Result<Running, ServeError> {
         "development chain on {address}: chain id {chain_id}, at block {}; real EVM, NO CONSENSUS, public keys: for development only",
         ledger.head().number
     );
-    let shared = Arc::new(Shared::new(ledger));
+    Ok(run(
+        listener,
+        address,
+        Behind::Own(Box::new(Mutex::new(ledger))),
+    ))
+}
+
+/// Stand before another development chain on this machine, such as anvil: the same doors, its blocks. What it is and
+/// what it keeps is its own business.
+pub async fn stand_before(chain: SocketAddr, bind: SocketAddr) -> Result<Running, ServeError> {
+    for address in [chain, bind] {
+        if !address.ip().is_loopback() {
+            return Err(ServeError::NotLoopback { found: address });
+        }
+    }
+    let (listener, address) = listen(bind).await?;
+    tracing::info!("doors on {address} to the development chain at {chain}");
+    Ok(run(listener, address, Behind::Another(chain)))
+}
+
+fn run(listener: TcpListener, address: SocketAddr, behind: Behind) -> Running {
+    let shared = Arc::new(Shared::new(behind));
     let accepting = tokio::spawn(http::accept(listener, Arc::clone(&shared), Reach::Loopback));
-    Ok(Running {
+    Running {
         address,
         shared,
         accepting,
         admitting: None,
-    })
+    }
 }
 
 async fn listen(bind: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
@@ -175,11 +196,12 @@ impl Running {
         }
         let shared = Arc::clone(&self.shared);
         let closed = spawn_blocking(move || {
-            shared
-                .ledger
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .close()
+            if let Behind::Own(ledger) = &shared.behind {
+                ledger
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .close();
+            }
         })
         .await;
         if closed.is_err() {

@@ -24,6 +24,7 @@ pub(crate) fn arguments(command: Command) -> Command {
         Arg::new(name).long(name).value_name(value).help(help)
     };
     command
+        .arg(world::other_chain())
         .arg(
             Arg::new("lan")
                 .long("lan")
@@ -64,6 +65,7 @@ struct Plan {
     /// Where other machines come in.
     lan: Option<Ipv4Addr>,
     rpc_port: u16,
+    other_chain: Option<u16>,
     founders: u64,
     class: Option<ClassCode>,
 }
@@ -105,6 +107,7 @@ impl Plan {
         Ok(Self {
             lan,
             rpc_port: u16::try_from(rpc_port)?,
+            other_chain: args.get_one("dev-chain").copied(),
             founders,
             class: class.unwrap_or_default(),
         })
@@ -189,7 +192,7 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
 async fn devnet(mut plan: Plan, dir: &Path) -> anyhow::Result<()> {
     let mut stop = world::stop_asked()?;
     let class = kept::class(&dir.join("class"), plan.class.take())?;
-    let mut chain = world::chain(dir, plan.rpc_port)
+    let mut chain = world::chain(dir, plan.rpc_port, plan.other_chain)
         .await
         .context("--rpc-port moves the chain")?;
     let ended = tokio::select! {
@@ -237,9 +240,7 @@ async fn open(
         .open(Door::new(class.door_key(), told.to_string()), lan)
         .await
         .context("--host must be an address of this machine, with --rpc-port free")?;
-    say(&format!(
-        "chain       {rpc} (chain id {DEV_CHAIN_ID}, embedded revm, NO consensus: a development chain)"
-    ));
+    say(&world::chain_shown(&rpc, plan.other_chain));
     if plan.lan.is_some() {
         say(&format!(
             "lan         http://{} (for whoever has the class code; not encrypted)",

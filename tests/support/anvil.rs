@@ -63,16 +63,36 @@ impl Anvil {
 
     /// Start it on a port that it takes itself, with the ten development accounts; its output goes to `log`.
     pub fn start(program: &Path, log: &Path) -> Result<Self> {
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command.env_clear();
+        Self::run(command, log)
+    }
+
+    /// For a program that brings its own chain (`up`, `devnet`): the words that put it before an anvil instead, when
+    /// the environment wants one, and that anvil. `place` makes the command that starts a program where it belongs.
+    pub fn instead(
+        place: impl FnOnce(&Path) -> Command,
+        log: &Path,
+    ) -> Result<(Vec<String>, Option<Self>)> {
+        if TestChain::chosen()? == TestChain::Instant {
+            return Ok((Vec::new(), None));
+        }
+        let program = Self::find().map_err(anyhow::Error::msg)?;
+        let anvil = Self::run(place(&program), log)?;
+        let words = ["--dev-chain".to_owned(), anvil.address.port().to_string()];
+        Ok((words.to_vec(), Some(anvil)))
+    }
+
+    fn run(mut command: Command, log: &Path) -> Result<Self> {
+        let child = command
             .args(["--host", "127.0.0.1", "--port", "0", "--chain-id"])
             .arg(DEV_CHAIN_ID.to_string())
             .args(["--block-time", &ANVIL_BLOCK_TIME.as_secs().to_string()])
-            .env_clear()
             .stdin(Stdio::null())
             .stdout(File::create(log)?)
             .stderr(File::options().append(true).open(log)?)
             .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
+            .context("starting anvil")?;
         let mut anvil = Self {
             address: ([127, 0, 0, 1], 0).into(),
             child,

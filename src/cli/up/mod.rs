@@ -35,6 +35,7 @@ pub(crate) fn arguments(command: Command) -> Command {
             .help(help)
     };
     command
+        .arg(crate::world::other_chain())
         .arg(arg("nodes", "3", "How many nodes, 1 to 9"))
         .arg(
             Arg::new("data-dir")
@@ -72,6 +73,7 @@ pub(crate) fn arguments(command: Command) -> Command {
 pub(crate) struct Plan {
     pub nodes: u64,
     pub rpc_port: u16,
+    pub other_chain: Option<u16>,
     pub http_base: u16,
     pub udp_base: u16,
     pub multicast_port: u16,
@@ -138,6 +140,7 @@ impl Plan {
         Ok(Self {
             nodes: last,
             rpc_port,
+            other_chain: args.get_one("dev-chain").copied(),
             http_base,
             udp_base,
             multicast_port,
@@ -190,10 +193,8 @@ async fn up(plan: &Plan, dir: &Path) -> anyhow::Result<()> {
     let started = Instant::now();
     ports_free(plan)?;
     let world = World::start(plan, dir).await?;
-    say(&format!(
-        "chain       http://127.0.0.1:{} (chain id 31337, embedded revm, NO consensus: a development chain)",
-        plan.rpc_port
-    ));
+    let rpc = format!("http://127.0.0.1:{}", plan.rpc_port);
+    say(&crate::world::chain_shown(&rpc, plan.other_chain));
     say(&format!("contract    {}", world.contract));
     say(&format!(
         "simulator   KMS root {}, app {} (SIMULATED: keys and quotes prove nothing)",

@@ -36,7 +36,7 @@ impl World {
             })
             .collect();
         let agents = simulated.serve(instances).await?;
-        let chain = world::chain(dir, plan.rpc_port).await?;
+        let chain = world::chain(dir, plan.rpc_port, plan.other_chain).await?;
         let rpc = format!("http://127.0.0.1:{}", plan.rpc_port);
         let wanted = Deployment {
             simulated: &simulated,

@@ -58,14 +58,40 @@ impl Simulated {
     }
 }
 
-/// The development chain of a data directory, on loopback.
-pub(crate) async fn chain(dir: &Path, rpc_port: u16) -> anyhow::Result<synod_devchain::Running> {
+/// The option of `up` and `devnet` for another development chain.
+pub(crate) fn other_chain() -> clap::Arg {
+    clap::Arg::new("dev-chain")
+        .long("dev-chain")
+        .value_name("PORT")
+        .value_parser(clap::value_parser!(u16).range(1..))
+        .help("Another development chain on 127.0.0.1, such as anvil (chain id 31337, its ten known accounts), instead of our own")
+}
+
+/// The development chain of a data directory, on loopback; or the doors to another one.
+pub(crate) async fn chain(
+    dir: &Path,
+    rpc_port: u16,
+    other: Option<u16>,
+) -> anyhow::Result<synod_devchain::Running> {
+    let bind = ([127, 0, 0, 1], rpc_port).into();
+    if let Some(port) = other {
+        return Ok(synod_devchain::stand_before(([127, 0, 0, 1], port).into(), bind).await?);
+    }
     Ok(synod_devchain::serve(synod_devchain::Settings {
-        bind: ([127, 0, 0, 1], rpc_port).into(),
+        bind,
         journal: Some(dir.join("chain.journal")),
         chain_id: DEV_CHAIN_ID,
     })
     .await?)
+}
+
+/// What kind of chain it is, for people.
+pub(crate) fn chain_shown(rpc: &str, other: Option<u16>) -> String {
+    let kind = match other {
+        Some(port) => format!("the one on port {port}: a development chain"),
+        None => "embedded revm, NO consensus: a development chain".to_owned(),
+    };
+    format!("chain       {rpc} (chain id {DEV_CHAIN_ID}, {kind})")
 }
 
 /// The contract, through this endpoint; no other chain than a development chain.
