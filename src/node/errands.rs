@@ -2,8 +2,9 @@
 //! machine that asks every 20 ms asks for nothing twice; each ends by itself.
 
 use crate::config::Config;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use synod_chain::{Chain, Wallet};
 use synod_counter::{Body, Engine, MemberKey, MembersStep};
@@ -37,7 +38,8 @@ pub struct Errands {
     wallet: Arc<Wallet>,
     engine: Engine,
     reports: mpsc::Sender<Report>,
-    electing: Arc<AtomicBool>,
+    /// Terms whose certificates are on their way: the next one does not wait for the word that the last is mined.
+    electing: Arc<Mutex<BTreeSet<Term>>>,
     birthing: Arc<AtomicBool>,
     seeking: Arc<AtomicBool>,
     starting: Arc<AtomicBool>,
@@ -78,7 +80,7 @@ impl Errands {
             wallet,
             engine,
             reports,
-            electing: flag(),
+            electing: Arc::default(),
             birthing: flag(),
             seeking: flag(),
             starting: flag(),
@@ -93,7 +95,12 @@ impl Errands {
     pub fn elect(&self, certificate: Certificate) {
         let (chain, wallet) = (self.chain.clone(), Arc::clone(&self.wallet));
         let term = certificate.ballot.term;
-        self.run(&self.electing, async move {
+        let electing = Arc::clone(&self.electing);
+        if !lock(&electing).insert(term) {
+            return;
+        }
+        let reports = self.reports.clone();
+        tokio::spawn(async move {
             let mined = match chain.elect(&wallet, &certificate).await {
                 Ok(sent) => {
                     tracing::info!(tx = %sent.tx, block = sent.block, "elect({term}) is mined");
@@ -104,7 +111,9 @@ impl Errands {
                     false
                 }
             };
-            Report::Elected { term, mined }
+            lock(&electing).remove(&term);
+            // a driver that has stopped needs no report
+            let _ = reports.send(Report::Elected { term, mined }).await;
         });
     }
 
@@ -304,6 +313,11 @@ impl Errands {
             let _ = reports.send(report).await;
         });
     }
+}
+
+/// A set of terms is whole whoever panicked.
+fn lock(terms: &Mutex<BTreeSet<Term>>) -> MutexGuard<'_, BTreeSet<Term>> {
+    terms.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One writer: what was confirmed first stands first. Several share a sync.
