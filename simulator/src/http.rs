@@ -5,7 +5,7 @@
 
 use crate::{
     api::{self, Arguments},
-    world::{Instance, World},
+    instance::Instance,
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
@@ -21,11 +21,7 @@ pub const BODY_MAX: usize = 10 * 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers one request.
-pub async fn respond(
-    world: &World,
-    instance: &Instance,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+pub async fn respond(instance: &Instance, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let accepts_json = request
         .headers()
         .get(ACCEPT)
@@ -38,7 +34,7 @@ pub async fn respond(
     let query = request.uri().query().unwrap_or_default().to_owned();
     if request.method() != Method::POST {
         return match decode_query(&query) {
-            Some(pairs) => json(api::call(world, instance, &method, Arguments::Query(pairs))),
+            Some(pairs) => json(api::call(instance, &method, Arguments::Query(pairs))),
             None => json(Err("the query is not percent-encoded UTF-8".into())),
         };
     }
@@ -54,7 +50,7 @@ pub async fn respond(
                 .into(),
         ));
     }
-    json(api::call(world, instance, &method, Arguments::Json(&body)))
+    json(api::call(instance, &method, Arguments::Json(&body)))
 }
 
 /// The method that a path names: `/<Method>` or `/v0/<Method>`; otherwise the status of the framework's page.

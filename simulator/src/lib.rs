@@ -11,15 +11,18 @@
 mod api;
 mod events;
 mod http;
+mod instance;
 mod keys;
 mod pki;
 mod quote;
 mod server;
 mod shared;
+mod spec;
 mod world;
 
 pub use server::{InstanceConfig, Running, ServeError, serve};
 pub use shared::SharedSecret;
+pub use spec::{AppKeys, EventLog, KeyProvider, Traits, WorldSpec};
 pub use world::{DEVELOPMENT_COMPOSE, World, WorldError};
 
 /// Version that `Version` answers: the guest agent surface that is imitated.

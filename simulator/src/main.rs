@@ -58,10 +58,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let configs: Vec<InstanceConfig> = (1u32..)
         .zip(sockets)
-        .map(|(n, socket)| InstanceConfig {
-            socket,
-            seed: dstack_simulator::instance_seed(&seed, n),
-        })
+        .map(|(n, socket)| InstanceConfig::new(socket, dstack_simulator::instance_seed(&seed, n)))
         .collect();
 
     // before the sockets exist, so that a signal can no longer leave them behind

@@ -3,10 +3,7 @@
 //! Rule: whoever opens a socket gets keys, so sockets have mode 0600, a live one is never replaced, and those we made
 //! are removed when the agents stop. Connections and idle times are bounded.
 
-use crate::{
-    http,
-    world::{Instance, World},
-};
+use crate::{http, instance::Instance, spec::Traits, world::World};
 use hyper::{Request, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
@@ -36,6 +33,19 @@ pub struct InstanceConfig {
     pub socket: PathBuf,
     /// What makes this instance different from the others of the app.
     pub seed: [u8; 32],
+    /// Its habits.
+    pub traits: Traits,
+}
+
+impl InstanceConfig {
+    /// An agent in good health on this socket.
+    pub fn new(socket: PathBuf, seed: [u8; 32]) -> Self {
+        Self {
+            socket,
+            seed,
+            traits: Traits::default(),
+        }
+    }
 }
 
 /// Why agents cannot be served.
@@ -95,15 +105,13 @@ pub async fn serve(
     for config in instances {
         let (listener, socket) = bind(&config.socket).await?;
         running.sockets.push(socket);
-        let instance = Arc::new(Instance::boot(&world, &config.seed));
-        running
-            .tasks
-            .spawn(accept(listener, world.clone(), instance));
+        let instance = Arc::new(Instance::boot(world.clone(), &config.seed, config.traits));
+        running.tasks.spawn(accept(listener, instance));
     }
     Ok(running)
 }
 
-async fn accept(listener: UnixListener, world: Arc<World>, instance: Arc<Instance>) {
+async fn accept(listener: UnixListener, instance: Arc<Instance>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new(); // dropped with this task, so no connection survives its agent
     loop {
@@ -113,9 +121,9 @@ async fn accept(listener: UnixListener, world: Arc<World>, instance: Arc<Instanc
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (world, instance) = (world.clone(), instance.clone());
+                let instance = instance.clone();
                 connections.spawn(async move {
-                    converse(stream, world, instance).await;
+                    converse(stream, instance).await;
                     drop(permit);
                 });
             }
@@ -125,10 +133,10 @@ async fn accept(listener: UnixListener, world: Arc<World>, instance: Arc<Instanc
     }
 }
 
-async fn converse(stream: UnixStream, world: Arc<World>, instance: Arc<Instance>) {
+async fn converse(stream: UnixStream, instance: Arc<Instance>) {
     let service = service_fn(move |request: Request<_>| {
-        let (world, instance) = (world.clone(), instance.clone());
-        async move { Ok::<_, Infallible>(http::respond(&world, &instance, request).await) }
+        let instance = instance.clone();
+        async move { Ok::<_, Infallible>(http::respond(&instance, request).await) }
     });
     // the client's faults end its connection and concern nobody else
     let _ = http1::Builder::new()

@@ -4,10 +4,9 @@
 //! same world. The secrets in here are worth nothing outside a test; they have no `Debug` all the same.
 
 use crate::{
-    events::{self, Boot, Event},
     keys,
     pki::{self, Pki},
-    quote::{self, Measurements},
+    spec::{KeyProvider, WorldSpec},
 };
 use k256::ecdsa::SigningKey;
 use sha2::{Digest, Sha256};
@@ -38,14 +37,16 @@ pub enum WorldError {
     Pki(#[from] rcgen::Error),
 }
 
-/// One KMS root, one app and its measurements; instances are made from it.
+/// One KMS root and one app; instances are made from it.
 pub struct World {
     kms_root: SigningKey,
-    app_root: SigningKey,
-    app_link: [u8; 65],
-    key_provider: String,
+    /// App root key and KMS link that all instances share; `None` if each has its own.
+    app_keys: Option<(SigningKey, Vec<u8>)>,
+    key_provider: KeyProvider,
+    key_provider_info: String,
     pub(crate) pki: Pki,
     app_id: [u8; 20],
+    os_image_hash: [u8; 32],
     compose: String,
     compose_hash: [u8; 32],
     name: String,
@@ -53,26 +54,46 @@ pub struct World {
 }
 
 impl World {
-    /// Builds the world; without an app id it is the first 20 bytes of the compose hash, as dstack does.
+    /// A world with a KMS; without an app id it is the first 20 bytes of the compose hash, as dstack does.
     pub fn new(
         seed: &[u8; 32],
         compose: String,
         app_id: Option<[u8; 20]>,
     ) -> Result<Self, WorldError> {
-        let settings = parse_compose(&compose)?;
-        let compose_hash: [u8; 32] = Sha256::digest(compose.as_bytes()).into();
-        let app_id = app_id.unwrap_or_else(|| first_20(&compose_hash));
-        let kms_root = keys::secp256k1_from_seed(seed, "kms-root");
-        let app_root = keys::app_root(&kms_root, &app_id).ok_or(WorldError::AppRoot)?;
-        let kms_ca = pki::spki(&keys::p256_from_seed(seed, "kms-ca"));
-        Ok(Self {
-            app_link: keys::link_app(&kms_root, &app_id, &app_root),
-            key_provider: format!(r#"{{"name":"kms","id":"{}"}}"#, hex::encode(kms_ca)),
-            pki: Pki::new(seed)?,
-            kms_root,
-            app_root,
-            app_id,
+        Self::build(WorldSpec {
             compose,
+            app_id,
+            ..WorldSpec::new(*seed)
+        })
+    }
+
+    /// Builds what is specified.
+    pub fn build(spec: WorldSpec) -> Result<Self, WorldError> {
+        let settings = parse_compose(&spec.compose)?;
+        let compose_hash: [u8; 32] = Sha256::digest(spec.compose.as_bytes()).into();
+        let app_id = spec.app_id.unwrap_or_else(|| first_20(&compose_hash));
+        let kms_root = keys::secp256k1_from_seed(&spec.seed, "kms-root");
+        let app_keys = match (&spec.app_keys, spec.key_provider) {
+            (Some(given), _) => Some((
+                given.signing_key().ok_or(WorldError::AppRoot)?,
+                given.link.clone(),
+            )),
+            (None, KeyProvider::Kms) => {
+                let app_root = keys::app_root(&kms_root, &app_id).ok_or(WorldError::AppRoot)?;
+                let link = keys::link_app(&kms_root, &app_id, &app_root);
+                Some((app_root, link.to_vec()))
+            }
+            (None, _) => None,
+        };
+        Ok(Self {
+            key_provider: spec.key_provider,
+            key_provider_info: key_provider_info(&spec),
+            pki: Pki::new(&spec.seed)?,
+            os_image_hash: spec.os_image_hash.unwrap_or_else(no_image),
+            kms_root,
+            app_keys,
+            app_id,
+            compose: spec.compose,
             compose_hash,
             name: settings.name,
             has_instance_id: !settings.no_instance_id,
@@ -124,78 +145,46 @@ impl World {
         &self.compose
     }
 
-    pub(crate) fn key_provider(&self) -> &str {
-        &self.key_provider
+    pub(crate) fn key_provider_info(&self) -> &str {
+        &self.key_provider_info
     }
 
-    /// The key of a path and its two links.
-    pub(crate) fn key(&self, path: &str, purpose: &str) -> Option<([u8; 32], [[u8; 65]; 2])> {
-        let secret = keys::derive(&self.app_root.to_bytes(), &[path.as_bytes()]);
-        let key = SigningKey::from_slice(&secret).ok()?;
-        Some((
-            secret,
-            [
-                keys::link_derived(&self.app_root, purpose, &keys::compressed(&key)),
-                self.app_link,
-            ],
-        ))
+    pub(crate) fn key_provider(&self) -> KeyProvider {
+        self.key_provider
+    }
+
+    pub(crate) fn os_image_hash(&self) -> [u8; 32] {
+        self.os_image_hash
+    }
+
+    pub(crate) fn app_keys(&self) -> Option<(&SigningKey, &[u8])> {
+        self.app_keys.as_ref().map(|(root, link)| (root, &link[..]))
     }
 }
 
-/// One booted guest: what its agent knows.
-pub(crate) struct Instance {
-    pub id: Option<[u8; 20]>,
-    pub log: Vec<Event>,
-    pub measured: Measurements,
-    pub os_image_hash: [u8; 32],
+/// JSON `{"name","id"}`; with a KMS the id is the public key of its certificate authority.
+fn key_provider_info(spec: &WorldSpec) -> String {
+    let (name, id) = match spec.key_provider {
+        KeyProvider::Kms => (
+            "kms",
+            pki::spki(&keys::p256_from_seed(&spec.seed, "kms-ca")),
+        ),
+        KeyProvider::Local => (
+            "local-sgx",
+            keys::from_seed(&spec.seed, "local-provider", 0).to_vec(),
+        ),
+        KeyProvider::Tpm => (
+            "tpm",
+            pki::spki(&keys::p256_from_seed(&spec.seed, "tpm-provider")),
+        ),
+        KeyProvider::None => ("none", Vec::new()),
+    };
+    format!(r#"{{"name":"{name}","id":"{}"}}"#, hex::encode(id))
 }
 
-impl Instance {
-    pub fn boot(world: &World, instance_seed: &[u8; 32]) -> Self {
-        let id = world.instance_id(instance_seed);
-        let os_image_hash: [u8; 32] = Sha256::digest(b"dstack-simulator: no image\n").into();
-        let log = events::boot_log(&Boot {
-            app_id: &world.app_id,
-            compose_hash: &world.compose_hash,
-            instance_id: id.as_ref().map_or(&[], |id| &id[..]),
-            os_image_hash: &os_image_hash,
-            key_provider: &world.key_provider,
-        });
-        let measured = Measurements {
-            mr_td: quote::mr_td(),
-            mr_config_id: quote::mr_config_id(&world.compose_hash),
-            rtmr: [0, 1, 2, 3].map(|imr| events::replay(&log, imr)),
-        };
-        Self {
-            id,
-            log,
-            measured,
-            os_image_hash,
-        }
-    }
-
-    /// SHA-256(mrtd ‖ rtmr0..3 ‖ mr_config_id ‖ mr_owner ‖ mr_owner_config).
-    pub fn mr_aggregated(&self) -> [u8; 32] {
-        let mut hash = Sha256::new_with_prefix(self.measured.mr_td);
-        self.measured
-            .rtmr
-            .iter()
-            .for_each(|register| hash.update(register));
-        hash.chain_update(self.measured.mr_config_id)
-            .chain_update([0; 96])
-            .finalize()
-            .into()
-    }
-
-    pub fn vm_config(&self) -> String {
-        format!(
-            concat!(
-                r#"{{"spec_version":1,"os_image_hash":"{}","cpu_count":2,"memory_size":2147483648,"#,
-                r#""image":"dstack-simulator"}}"#
-            ),
-            hex::encode(self.os_image_hash)
-        )
-    }
+/// The hash of no image.
+fn no_image() -> [u8; 32] {
+    Sha256::digest(b"dstack-simulator: no image\n").into()
 }
 
 #[derive(serde::Deserialize)]

@@ -57,10 +57,7 @@ impl Guests {
 }
 
 fn config(dir: &Path, n: u32) -> InstanceConfig {
-    InstanceConfig {
-        socket: dir.join(format!("{n}.sock")),
-        seed: instance_seed(&SEED, n),
-    }
+    InstanceConfig::new(dir.join(format!("{n}.sock")), instance_seed(&SEED, n))
 }
 
 struct Reply {

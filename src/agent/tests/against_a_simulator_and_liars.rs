@@ -33,10 +33,7 @@ async fn simulated() -> Simulated {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("a.sock");
     let world = Arc::new(World::new(&[3; 32], DEVELOPMENT_COMPOSE.to_owned(), None).unwrap());
-    let config = InstanceConfig {
-        socket: socket.clone(),
-        seed: [4; 32],
-    };
+    let config = InstanceConfig::new(socket.clone(), [4; 32]);
     let running = serve(world.clone(), vec![config]).await.unwrap();
     let agent = Agent::wait(&socket, Duration::from_secs(5), |_| ())
         .await
@@ -417,15 +414,9 @@ async fn waiting_ends_when_the_agent_comes_and_says_why_it_waited() {
         "{text}"
     );
     let world = Arc::new(World::new(&[3; 32], DEVELOPMENT_COMPOSE.to_owned(), None).unwrap());
-    let _running = serve(
-        world,
-        vec![InstanceConfig {
-            socket,
-            seed: [4; 32],
-        }],
-    )
-    .await
-    .unwrap();
+    let _running = serve(world, vec![InstanceConfig::new(socket, [4; 32])])
+        .await
+        .unwrap();
     waiting.await.unwrap().unwrap().info().await.unwrap();
 }
 

@@ -114,10 +114,10 @@ impl Joined {
         // a data directory's path may be too long for a socket
         let sockets = tempfile::Builder::new().prefix("synod-").tempdir()?;
         let socket = sockets.path().join("agent.sock");
-        let agent = InstanceConfig {
-            socket: socket.clone(),
-            seed: instance_seed(&seed, node, &kept::secret(&dir.join("instance.salt"))?),
-        };
+        let agent = InstanceConfig::new(
+            socket.clone(),
+            instance_seed(&seed, node, &kept::secret(&dir.join("instance.salt"))?),
+        );
         let agent = simulated.serve(vec![agent]).await?;
         complete(&mut said, &entrance, &dir)?;
         said.0.insert("rpc", rpc);

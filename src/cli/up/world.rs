@@ -27,12 +27,11 @@ impl World {
         // whoever opens a socket gets its keys
         kept::private_dir(&sockets)?;
         let instances = (1..=plan.nodes)
-            .map(|node| InstanceConfig {
-                socket: sockets.join(format!("{node}.sock")),
-                seed: dstack_simulator::instance_seed(
-                    &seed,
-                    u32::try_from(node).unwrap_or(u32::MAX),
-                ),
+            .map(|node| {
+                InstanceConfig::new(
+                    sockets.join(format!("{node}.sock")),
+                    dstack_simulator::instance_seed(&seed, u32::try_from(node).unwrap_or(u32::MAX)),
+                )
             })
             .collect();
         let agents = simulated.serve(instances).await?;

@@ -2,10 +2,8 @@
 //!
 //! Rule: names, texts and shapes are those of a real agent of version 0.5.11; what is not built yet refuses by name.
 
-use crate::{
-    AGENT_VERSION, events, quote,
-    world::{Instance, World},
-};
+use crate::{AGENT_VERSION, events, instance::Instance, keys, quote, spec::EventLog};
+use k256::ecdsa::SigningKey;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
 
@@ -21,11 +19,11 @@ pub enum Arguments<'a> {
 pub type Answer = Result<String, String>;
 
 /// Answers one call.
-pub fn call(world: &World, instance: &Instance, method: &str, arguments: Arguments<'_>) -> Answer {
+pub fn call(instance: &Instance, method: &str, arguments: Arguments<'_>) -> Answer {
     match method {
-        "GetKey" => get_key(world, &arguments.read()?),
-        "GetQuote" => get_quote(world, instance, &arguments.read()?),
-        "Info" => info(world, instance),
+        "GetKey" => get_key(instance, &arguments.read()?),
+        "GetQuote" => get_quote(instance, &arguments.read()?),
+        "Info" => info(instance),
         "Version" => text(&VersionReply {
             version: AGENT_VERSION,
             rev: "unknown",
@@ -83,7 +81,7 @@ struct EmitEventArgs {
     event: String,
 }
 
-fn get_key(world: &World, args: &GetKeyArgs) -> Answer {
+fn get_key(instance: &Instance, args: &GetKeyArgs) -> Answer {
     match args.algorithm.as_str() {
         "" | "secp256k1" | "k256" => {}
         "ed25519" => {
@@ -91,25 +89,28 @@ fn get_key(world: &World, args: &GetKeyArgs) -> Answer {
         }
         _ => return Err("Unsupported algorithm".into()),
     }
-    let (key, chain) = world
-        .key(&args.path, &args.purpose)
-        .ok_or("Failed to parse k256 key")?;
+    let secret = instance.key(&args.path);
+    let key = SigningKey::from_slice(&*secret).map_err(|_| "Failed to parse k256 key")?;
+    let chain = instance.signature_chain(&args.purpose, &keys::compressed(&key));
     text(&GetKeyReply {
-        key: hex::encode(key),
+        key: hex::encode(*secret),
         signature_chain: chain.map(hex::encode),
     })
 }
 
-fn get_quote(world: &World, instance: &Instance, args: &GetQuoteArgs) -> Answer {
+fn get_quote(instance: &Instance, args: &GetQuoteArgs) -> Answer {
     let mut report_data = [0; 64];
     let Some((to, _)) = report_data.split_at_mut_checked(args.report_data.len()) else {
         return Err("Report data is too long".into());
     };
     to.copy_from_slice(&args.report_data);
-    let quote = quote::quote(&world.pki, &instance.measured, &report_data);
+    let quote = quote::quote(&instance.world.pki, &instance.measured, &report_data);
     text(&GetQuoteReply {
         quote: hex::encode(quote),
-        event_log: text(&events::stripped(&instance.log))?,
+        event_log: match instance.traits.event_log {
+            EventLog::Stripped => text(&events::stripped(&instance.log))?,
+            EventLog::Full => text(&instance.log)?,
+        },
         report_data: hex::encode(report_data),
         vm_config: instance.vm_config(),
     })
@@ -118,7 +119,8 @@ fn get_quote(world: &World, instance: &Instance, args: &GetQuoteArgs) -> Answer 
 /// `device_id` is the hash of nothing, as in a real guest, which cannot know its device.
 const DEVICE_ID: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-fn info(world: &World, instance: &Instance) -> Answer {
+fn info(instance: &Instance) -> Answer {
+    let world = &instance.world;
     let compose_hash = hex::encode(world.compose_hash());
     let os_image_hash = hex::encode(instance.os_image_hash);
     let mr_aggregated = hex::encode(instance.mr_aggregated());
@@ -145,7 +147,7 @@ fn info(world: &World, instance: &Instance) -> Answer {
         device_id: DEVICE_ID,
         mr_aggregated: &mr_aggregated,
         os_image_hash: &os_image_hash,
-        key_provider_info: world.key_provider(),
+        key_provider_info: world.key_provider_info(),
         compose_hash: &compose_hash,
         vm_config: instance.vm_config(),
         cloud_vendor: "",
