@@ -45,6 +45,7 @@ impl Cluster {
         let named = self.is_named();
         if !named && !self.leader_gone() {
             self.gone_said = None;
+            self.candidacy_said = None;
             self.free_step();
             return;
         }
@@ -188,9 +189,20 @@ impl Cluster {
             until: self.now + self.settings.gather_ms,
             ask: self.now,
         };
-        self.notice(Notice::Candidate(term));
+        self.say_candidacy(term);
         self.ask_for_ballots();
         self.finish_if_enough();
+    }
+
+    /// Without a majority we stand again and again: people hear of it once, and again when somebody came or went.
+    fn say_candidacy(&mut self, term: Term) {
+        let mut present = self.voters();
+        present.retain(|token| self.detector.health(*token) != Health::Failed);
+        let candidacy = Some((term, present));
+        if self.candidacy_said != candidacy {
+            self.candidacy_said = candidacy;
+            self.notice(Notice::Candidate(term));
+        }
     }
 
     /// To every seated member that has not answered: frames get lost.

@@ -118,7 +118,7 @@ pub enum Notice {
     Left(Token),
     /// The leader is gone; an election for this term begins.
     LeaderGone(Term),
-    /// Nobody ranks higher: asking for ballots.
+    /// Nobody ranks higher: asking for ballots. Once per term, and again when a voter came or went.
     Candidate(Term),
     /// The contract and the log name us.
     Leading(Term),

@@ -52,6 +52,8 @@ pub struct Cluster {
     voted_muted: Vec<Token>,
     announced: Option<Term>,
     gone_said: Option<Term>,
+    /// The candidacy that people were told of.
+    candidacy_said: Option<(Term, BTreeSet<Token>)>,
     cold_since: Option<u64>,
     joined: Joined,
     call: Option<Call>,
@@ -96,6 +98,7 @@ impl Cluster {
             voted_muted: Vec::new(),
             announced: None,
             gone_said: None,
+            candidacy_said: None,
             cold_since: None,
             joined: Joined::Asking,
             call: None,

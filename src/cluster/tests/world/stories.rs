@@ -53,5 +53,15 @@ stories! {
     a_hand_over_between_two_of_three_needs_the_leaders_own_ballot => "hand_over_of_two.txt",
     forged_and_old_hand_overs_are_not_believed => "hand_over_forged.txt",
     a_late_joiner_follows_then_is_seated_then_outranks => "late_joiner.txt",
+    a_candidate_without_a_majority_is_told_of_when_somebody_comes_back => "no_majority.txt",
     a_late_joiner_without_a_seat_blocks_no_election => "late_joiner_without_seat.txt",
+}
+
+/// A transcript leaves repetitions out; the whole trace does not.
+#[test]
+fn a_candidate_without_a_majority_says_so_once_until_somebody_comes_back() {
+    let world = check("no_majority.txt");
+    let said = |line: &&String| line.ends_with("1: candidate for term 2");
+    let times = world.trace.iter().filter(said).count();
+    assert_eq!(times, 2, "{}", history(&world));
 }
