@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)] // tests are the outside world: sockets, files, processes, clock
 
 pub mod anvil;
+pub mod class;
 pub mod lan;
 pub mod proxy;
 pub mod pty;
@@ -105,10 +106,10 @@ impl World {
             let to = Address(DEV_ADDRESSES[id as usize - 1]);
             operator::mint(&chain, &deployer, to, &format!("node{id}")).await?;
             let seed = dstack_simulator::instance_seed(&seed, id as u32);
-            instances.push(InstanceConfig {
-                socket: dir.path().join(format!("{id}.sock")),
+            instances.push(InstanceConfig::new(
+                dir.path().join(format!("{id}.sock")),
                 seed,
-            });
+            ));
         }
         let agents = dstack_simulator::serve(simulated, instances).await?;
         let multicast_port = free_port();
