@@ -1,6 +1,7 @@
 //! The command line. `synod node` is all that the measured image needs; `synod up`, `synod devnet`, `--join` and
 //! their simulated world exist only with the feature `demo`, and a build without it says so instead of pretending.
 
+mod agent;
 #[cfg(feature = "demo")]
 mod class;
 #[cfg(feature = "demo")]
@@ -43,6 +44,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// A variable of the environment, as it is asked for by name.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
 fn command() -> Command {
     let up = Command::new("up").about(
         "Simulator, development chain, contract and three nodes: the whole world on this machine",
@@ -65,11 +71,13 @@ fn command() -> Command {
         .subcommand(up)
         .subcommand(devnet)
         .subcommand(node::command())
+        .subcommand(agent::command())
 }
 
 fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     match matches.subcommand() {
         Some(("node", args)) => node::run(args),
+        Some(("agent", args)) => agent::run(args),
         #[cfg(feature = "demo")]
         Some(("up", args)) => up::run(args),
         #[cfg(feature = "demo")]

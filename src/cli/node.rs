@@ -131,12 +131,11 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
     let said = SOURCES
         .iter()
         .filter_map(|(name, _, _)| Some((*name, args.get_one::<String>(name)?.clone())));
-    let config = Config::resolve(&Said(said.collect()), &|name| {
-        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-    })?;
+    let said = Said(said.collect());
     if args.get_flag("print-config") {
-        return print(&config);
+        return print(&said);
     }
+    let config = Config::resolve(&said, &crate::variable)?;
     let level = if args.get_flag("debug") {
         "debug"
     } else {
@@ -234,10 +233,15 @@ fn die_with(pid: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(config: &Config) -> anyhow::Result<()> {
+/// What is known, also when something is missing or wrong; the faults come after it.
+fn print(said: &Said) -> anyhow::Result<()> {
+    let (origins, faults) = Config::explain(said, &crate::variable);
     let mut out = std::io::stdout().lock();
-    for (name, value, origin) in &config.origins {
+    for (name, value, origin) in &origins {
         writeln!(out, "{name:<20} {value:<46} {origin}")?;
     }
-    Ok(())
+    if faults.0.is_empty() {
+        return Ok(());
+    }
+    Err(faults.into())
 }

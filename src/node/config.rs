@@ -59,8 +59,6 @@ pub struct Config {
     pub notices: Vec<String>,
     /// The log's filter.
     pub log_level: String,
-    /// Each value with its origin, for `--print-config`.
-    pub origins: Vec<(String, String, String)>,
 }
 
 /// One thing that is wrong with the configuration.
@@ -95,22 +93,25 @@ impl Config {
 
     /// `args` win over `env`; `env` is asked for the names of [`SOURCES`] only.
     pub fn resolve(args: &Said, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
-        let mut r = Resolver {
-            args,
-            env,
-            faults: Vec::new(),
-            origins: Vec::new(),
-        };
+        let mut r = Resolver::new(args, env);
         let config = r.config();
         match config {
-            Some(mut config) if r.faults.is_empty() => {
-                config.origins = r.origins;
-                Ok(config)
-            }
+            Some(config) if r.faults.is_empty() => Ok(config),
             _ => Err(Faults(r.faults)),
         }
     }
+
+    /// For `--print-config`: each value with its origin, also when some are missing or wrong; the second says which.
+    pub fn explain(args: &Said, env: &dyn Fn(&str) -> Option<String>) -> (Vec<Origin>, Faults) {
+        let mut r = Resolver::new(args, env);
+        // only what was read on the way is wanted
+        let _ = r.config();
+        (r.origins, Faults(r.faults))
+    }
 }
+
+/// Name of an option, its value, where it comes from; a missing value is empty, and the origin says how to give it.
+pub type Origin = (String, String, String);
 
 /// Option, environment variable, default. Seconds in `DS_*` may have decimals, as in the prototype.
 pub const SOURCES: &[(&str, &str, Option<&str>)] = &[
@@ -181,6 +182,7 @@ mod tests {
         let env = |name: &str| match name {
             "DS_HEARTBEAT_INTERVAL" => Some("2,5".to_owned()),
             "DS_MULTICAST_GROUP" => Some("10.0.0.1".to_owned()),
+            "DS_INITIAL_CREDITS" => Some("1e3".to_owned()),
             _ => None,
         };
         let args = said(&[
@@ -196,6 +198,8 @@ mod tests {
             "DS_HEARTBEAT_INTERVAL",
             "2,5",
             "DS_MULTICAST_GROUP",
+            "DS_INITIAL_CREDITS",
+            "1e3",
             "--contract",
             "0x12",
             "--rpc",
@@ -204,6 +208,51 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing in: {text}");
         }
+    }
+
+    #[test]
+    fn a_wrong_entry_of_a_list_is_quoted_with_its_position_and_nothing_else_is() {
+        let list = "1:192.168.1.10,two:192.168.1.11,3:192.168.1.12:6003,1:192.168.1.13,4:nowhere";
+        let args = said(&[("peers", list), ("nodes", "1, 2,x")]);
+        let Faults(faults) = Config::resolve(&args, &none).expect_err("four wrong entries");
+        let told: Vec<(&str, &str)> = faults
+            .iter()
+            .map(|fault| (fault.origin.as_str(), fault.found.as_str()))
+            .collect();
+        let expected = [
+            ("--peers, entry 2 of 5", "two:192.168.1.11"),
+            ("--peers, entry 4 of 5", "1:192.168.1.13"),
+            ("--peers, entry 5 of 5", "4:nowhere"),
+            ("--nodes, entry 3 of 3", "x"),
+        ];
+        assert_eq!(told, expected);
+        let many: Vec<String> = (1..=65).map(|id| format!("{id}:10.0.0.1")).collect();
+        let text = Config::resolve(&said(&[("peers", &many.join(","))]), &none)
+            .expect_err("too many")
+            .to_string();
+        assert!(text.contains("at most 64") && text.contains("65"), "{text}");
+    }
+
+    #[test]
+    fn what_is_known_is_explained_beside_what_is_missing() {
+        let args = Said([("token", "2".to_owned())].into());
+        let (origins, Faults(faults)) = Config::explain(&args, &none);
+        let row = |name: &str| origins.iter().find(|(n, ..)| n == name).cloned();
+        let (_, value, origin) = row("token").expect("known");
+        assert_eq!(
+            (value.as_str(), origin.starts_with("N ")),
+            ("2", true),
+            "{origin}"
+        );
+        for (name, variable) in [
+            ("contract", "SYNOD_CONTRACT"),
+            ("data-dir", "SYNOD_DATA_DIR"),
+        ] {
+            let (_, value, origin) = row(name).expect("named");
+            assert!(value.is_empty() && origin.contains("missing"), "{origin}");
+            assert!(origin.contains(variable), "{origin}");
+        }
+        assert_eq!((origins.len(), faults.len()), (SOURCES.len(), 2));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod members;
 mod metrics;
 mod paging;
 pub mod problem;
+mod query;
 pub(crate) mod server;
 mod status;
 mod trades;
@@ -98,6 +99,7 @@ fn routes() -> Router<Shared> {
         .route("/wallet-info", get(views::wallet_info))
         .route("/health", get(health::show))
         .route("/metrics", get(metrics::show))
+        .route_layer(from_fn(query::check))
         .route("/mint-nft", any(gone::mint))
         .route("/register", any(gone::register))
         .route("/register-instance", any(gone::register))
@@ -112,6 +114,7 @@ fn guarded(backend: Shared, guard: guard::Guard) -> Router {
 
 /// For whoever may open the control socket: no name and no origin is asked for, and there is `more`.
 pub(crate) fn trusted(backend: Shared, more: Router, more_routes: &str) -> Router {
+    let more = more.route_layer(from_fn(query::check));
     let all = routes().with_state(backend).merge(more);
     closed(all, &format!("{ROUTES}; here also {more_routes}")).layer(from_fn(guard::bounded))
 }

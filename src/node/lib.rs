@@ -28,5 +28,5 @@ pub mod udp;
 pub mod watcher;
 pub mod ways;
 
-pub use config::{Config, Fault, Faults, SOURCES, Said};
+pub use config::{Config, Fault, Faults, Origin, SOURCES, Said};
 pub use run::{NodeError, run};

@@ -4,7 +4,7 @@
 use synod_cluster::{CallRefusal, Notice};
 use synod_ledger::{Decision, News, TradeRecord};
 use synod_wire::trade::{Reply, Side};
-use synod_wire::{Token, Wh};
+use synod_wire::{Offer, Token, Wh};
 
 /// How loud a line is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,21 +156,39 @@ fn decided(me: Token, record: &TradeRecord) -> (Loudness, String) {
         }
         Decision::Refused(why) => (
             Loudness::Warn,
-            format!("trade {} refused: {}", undecided(me, record), why.reason()),
+            format!("trade {} refused: {}", undecided(me, offer), why.reason()),
         ),
         Decision::Expired => (
             Loudness::Warn,
             format!(
                 "trade {} expired: nobody confirmed it in time",
-                undecided(me, record)
+                undecided(me, offer)
             ),
         ),
     }
 }
 
+/// What its owner hears at once of an offer to somebody silent; the log's word comes later.
+pub fn waits(me: Token, offer: &Offer, now_unix_ms: u64) -> (Loudness, String) {
+    let left_s = offer.expires_ms.saturating_sub(now_unix_ms).div_ceil(1_000);
+    let text = format!(
+        "trade {} waits: Node {} does not answer; the offer lives until {} UTC ({left_s} s)",
+        undecided(me, offer),
+        offer.with,
+        time_of_day(offer.expires_ms)
+    );
+    (Loudness::Warn, text)
+}
+
+/// `HH:MM:SS`, UTC.
+fn time_of_day(unix_ms: u64) -> String {
+    let seconds = unix_ms / 1_000 % 86_400;
+    let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
+}
+
 /// As its owner typed it: `1-1-3 (sell 30 to Node 2)`.
-fn undecided(me: Token, record: &TradeRecord) -> String {
-    let offer = &record.offer;
+fn undecided(me: Token, offer: &Offer) -> String {
     let (id, amount) = (offer.id, offer.amount);
     if offer.id.proposer != me {
         return format!("{id} of Node {}", offer.id.proposer);
@@ -178,5 +196,32 @@ fn undecided(me: Token, record: &TradeRecord) -> String {
     match offer.side {
         Side::Sell => format!("{id} (sell {amount} to Node {})", offer.with),
         Side::Buy => format!("{id} (buy {amount} from Node {})", offer.with),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_wire::{Incarnation, TradeId};
+
+    #[test]
+    fn an_offer_to_somebody_silent_says_for_whom_it_waits_and_until_when() {
+        let id = TradeId {
+            proposer: Token(1),
+            incarnation: Incarnation(1),
+            sequence: 3,
+        };
+        let offer = Offer {
+            id,
+            side: Side::Sell,
+            with: Token(2),
+            amount: Wh(2_500),
+            // 2026-11-21 23:59:59
+            expires_ms: 1_795_305_599_000,
+        };
+        assert_eq!(
+            waits(Token(1), &offer, 1_795_305_569_500).1,
+            "trade 1-1-3 (sell 2.5 to Node 2) waits: Node 2 does not answer; the offer lives until 23:59:59 UTC (30 s)"
+        );
     }
 }

@@ -5,9 +5,9 @@ use crate::desk::Ask;
 use crate::driver::{Driver, Ended};
 use crate::lines;
 use rand_core::{OsRng, RngCore};
-use synod_cluster::Event as ClusterEvent;
+use synod_cluster::{Event as ClusterEvent, Health};
 use synod_ledger::{Effect, Event, Facts, News};
-use synod_wire::{Authentic, Clock, Message};
+use synod_wire::{Authentic, Clock, Message, Offer};
 
 impl Driver {
     /// Upon time, news in the log, or news of the office.
@@ -110,8 +110,23 @@ impl Driver {
                     if let Some((loudness, text)) = lines::of_ledger(self.config.token, &news) {
                         self.say(loudness, &text);
                     }
+                    if let News::Offered { offer, .. } | News::OfferedAnew { offer, .. } = &news {
+                        self.say_if_it_waits(offer);
+                    }
                 }
             }
+        }
+    }
+
+    /// Whoever offers to a member that is not heard would wait without a word for the expiry.
+    fn say_if_it_waits(&self, offer: &Offer) {
+        let mut peers = self.cluster.peers();
+        let heard =
+            peers.any(|(token, health, ..)| token == offer.with && health != Health::Failed);
+        if !heard {
+            let now_unix_ms = (wall_seconds() * 1_000.0) as u64;
+            let (loudness, text) = lines::waits(self.config.token, offer, now_unix_ms);
+            self.say(loudness, &text);
         }
     }
 

@@ -34,9 +34,7 @@ use synod_wire::{Address, Token};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
-    let plan = Plan::from(args, &|name| {
-        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-    })?;
+    let plan = Plan::from(args, &crate::variable)?;
     // the child is told to die with the thread that made it: this one, which lives as long as the process
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

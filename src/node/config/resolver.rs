@@ -1,7 +1,7 @@
 //! From words to values: each of `SOURCES` is read once, checked, and noted with its origin; a fault never stops
 //! the reading of the others.
 
-use super::{Config, Fault, SOURCES, Said};
+use super::{Config, Fault, Origin, SOURCES, Said};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
@@ -29,10 +29,10 @@ pub(super) fn shown(rpc: &str) -> String {
 }
 
 pub(super) struct Resolver<'a> {
-    pub args: &'a Said,
-    pub env: &'a dyn Fn(&str) -> Option<String>,
+    args: &'a Said,
+    env: &'a dyn Fn(&str) -> Option<String>,
     pub faults: Vec<Fault>,
-    pub origins: Vec<(String, String, String)>,
+    pub origins: Vec<Origin>,
 }
 
 struct Value {
@@ -40,7 +40,16 @@ struct Value {
     origin: String,
 }
 
-impl Resolver<'_> {
+impl<'a> Resolver<'a> {
+    pub(super) fn new(args: &'a Said, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self {
+            args,
+            env,
+            faults: Vec::new(),
+            origins: Vec::new(),
+        }
+    }
+
     pub(super) fn config(&mut self) -> Option<Config> {
         let token = self.number(
             "token",
@@ -98,7 +107,6 @@ impl Resolver<'_> {
             expected,
             notices,
             log_level: log_level?,
-            origins: Vec::new(),
         })
     }
 
@@ -138,11 +146,14 @@ impl Resolver<'_> {
             }
             None => {
                 let option = option(name);
+                let remedy = format!("give {option} or set {variable}");
+                let missing = format!("missing: {remedy}");
+                self.origins.push((name.to_owned(), String::new(), missing));
                 self.faults.push(Fault {
-                    origin: option.clone(),
+                    origin: option,
                     expected: "a value".to_owned(),
                     found: String::new(),
-                    remedy: format!("give {option} or set {variable}"),
+                    remedy,
                 });
                 None
             }
@@ -261,49 +272,66 @@ impl Resolver<'_> {
 
     /// `1:IP[:PORT],2:IP`; without a port the prototype's base + id.
     fn peers(&mut self, base: Option<u64>) -> BTreeMap<Token, SocketAddrV4> {
-        let Some(value) = self.optional("peers") else {
-            return BTreeMap::new();
-        };
+        // a faulty base is a fault of its own
+        let base = base.unwrap_or_default();
         let peer = |text: &str| {
-            let (id, rest) = text.trim().split_once(':')?;
+            let (id, rest) = text.split_once(':')?;
             let id: u64 = id.parse().ok().filter(|id| *id > 0)?;
             let address = match rest.split_once(':') {
                 Some(_) => rest.parse().ok()?,
                 None => {
-                    let port = u16::try_from(base?.checked_add(id)?).ok()?;
+                    let port = u16::try_from(base.checked_add(id)?).ok()?;
                     SocketAddrV4::new(rest.parse().ok()?, port)
                 }
             };
             Some((Token(id), address))
         };
-        let peers: Option<BTreeMap<_, _>> = value.text.split(',').map(peer).collect();
-        let fits = peers.filter(|peers| peers.len() <= PEERS_MAX);
-        if fits.is_none() {
-            let expected = "at most 64 peers as ID:IP[:PORT], by commas";
-            self.fault(
-                &value,
-                expected,
-                "for example --peers 1:192.168.1.10,3:192.168.1.12:6003",
-            );
-        }
-        fits.unwrap_or_default()
+        let remedy = "for example --peers 1:192.168.1.10,3:192.168.1.12:6003";
+        self.list("peers", "ID:IP[:PORT], each ID once", remedy, peer)
     }
 
     fn expected(&mut self) -> BTreeSet<Token> {
-        let Some(value) = self.optional("nodes") else {
-            return BTreeSet::new();
+        let id = |text: &str| {
+            let id = text.parse().ok().filter(|id| *id > 0)?;
+            Some((Token(id), ()))
         };
-        let id = |text: &str| text.trim().parse().ok().filter(|id| *id > 0).map(Token);
-        let ids: Option<BTreeSet<Token>> = value.text.split(',').map(id).collect();
-        let fits = ids.filter(|ids| ids.len() <= PEERS_MAX);
-        if fits.is_none() {
-            self.fault(
-                &value,
-                "at most 64 token ids, by commas",
-                "for example --nodes 1,2,3",
-            );
+        let remedy = "for example --nodes 1,2,3";
+        let ids = self.list("nodes", "a token id, each once", remedy, id);
+        ids.into_keys().collect()
+    }
+
+    /// Entries by commas, at most [`PEERS_MAX`]; each wrong one is a fault that quotes it and says where it stands.
+    fn list<T>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        remedy: &str,
+        parse: impl Fn(&str) -> Option<(Token, T)>,
+    ) -> BTreeMap<Token, T> {
+        let mut found = BTreeMap::new();
+        let Some(Value { text, origin }) = self.optional(name) else {
+            return found;
+        };
+        let count = text.split(',').count();
+        if count > PEERS_MAX {
+            let text = format!("{count} entries");
+            let value = Value { text, origin };
+            self.fault(&value, &format!("at most {PEERS_MAX} entries"), remedy);
+            return found;
         }
-        fits.unwrap_or_default()
+        for (position, entry) in (1..).zip(text.split(',').map(str::trim)) {
+            let fresh = parse(entry).filter(|(token, _)| !found.contains_key(token));
+            if let Some((token, value)) = fresh {
+                found.insert(token, value);
+                continue;
+            }
+            let value = Value {
+                text: entry.to_owned(),
+                origin: format!("{origin}, entry {position} of {count}"),
+            };
+            self.fault(&value, expected, remedy);
+        }
+        found
     }
 
     /// Of the prototype, without a use here: said, not swallowed.

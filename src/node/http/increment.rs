@@ -4,8 +4,7 @@
 use super::problem::Problem;
 use super::{Shared, types};
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
@@ -47,7 +46,6 @@ pub enum IncrementRefused {
 
 pub(super) async fn add(
     State(backend): State<Shared>,
-    query: Result<Query<types::IncrementQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Json<types::Incremented>, Problem> {
     if headers.contains_key("idempotency-key") {
@@ -58,16 +56,6 @@ pub(super) async fn add(
         .detail(
             "a retry would count twice; ask without the header, and after a 504 look at /log first",
         ));
-    }
-    let Query(query) = query.map_err(|why| {
-        Problem::new(StatusCode::BAD_REQUEST, "Bad query")
-            .detail(format!("expected no parameters, found {}", why.body_text()))
-    })?;
-    if query.forward == Some(true) {
-        return Err(
-            Problem::new(StatusCode::NOT_IMPLEMENTED, "Forwarding is not implemented")
-                .detail("ask without forward=true; a follower's 403 names the leader's address"),
-        );
     }
     backend.increment().await.map(Json).map_err(Problem::from)
 }

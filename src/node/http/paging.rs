@@ -9,9 +9,8 @@ use serde::Deserialize;
 /// Items of one page.
 pub(super) const LIMIT_MAX: u32 = 1_000;
 
-/// As asked for.
+/// As asked for; other names do not come this far (`query`).
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct PageQuery {
     from: Option<u64>,
     limit: Option<u32>,

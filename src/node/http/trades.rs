@@ -9,7 +9,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -33,7 +33,6 @@ pub(super) async fn list(
 
 pub(super) async fn offer(
     State(backend): State<Shared>,
-    uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
@@ -45,10 +44,6 @@ pub(super) async fn offer(
         .detail(
             "a retry would be another trade; ask without the header, and look at /trades first",
         ));
-    }
-    if uri.query().is_some_and(|query| !query.is_empty()) {
-        let found = "expected no parameters: everything stands in the body";
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "Bad query").detail(found));
     }
     Ok(answer(backend.trade(wish(&body)?).await?))
 }

@@ -219,13 +219,6 @@ pub struct Incremented {
     pub term: u64,
 }
 
-/// Parameters of `POST /increment`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct IncrementQuery {
-    pub forward: Option<bool>,
-}
-
 /// `GET /log`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LogPage {

@@ -155,6 +155,54 @@ async fn a_follower_refuses_in_the_prototypes_words_and_names_the_leader() {
 }
 
 #[tokio::test]
+async fn no_parameter_is_silently_ignored() {
+    let api = api().await;
+    for route in [
+        "GET /counter",
+        "GET /log",
+        "GET /balances",
+        "GET /trades",
+        "GET /clock",
+        "GET /status",
+        "GET /members",
+        "GET /peers",
+        "GET /info",
+        "GET /wallet-info",
+        "GET /health",
+        "GET /metrics",
+        "POST /increment",
+        "POST /trades",
+    ] {
+        ask(&api, &format!("{route}?forward=true"), &[])
+            .await
+            .problem(501);
+        ask(&api, &format!("{route}?forward=maybe"), &[])
+            .await
+            .problem(400);
+        let unknown = ask(&api, &format!("{route}?form=7"), &[])
+            .await
+            .problem(400);
+        let detail = unknown["detail"].as_str().unwrap();
+        assert!(detail.contains("form=7"), "{route}: {detail}");
+    }
+    for good in [
+        "GET /counter?forward=false",
+        "GET /log?forward=false&limit=1",
+        "GET /trades?",
+    ] {
+        assert_eq!(ask(&api, good, &[]).await.status, 200, "{good}");
+    }
+    // whoever asks for a route that is gone hears that first
+    ask(&api, "POST /register?wallet=0x1", &[])
+        .await
+        .problem(410);
+    ask(&api, "GET /nothing?forward=true", &[])
+        .await
+        .problem(404);
+    assert_eq!(*api.memory.added.lock().unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_muted_node_shows_its_status_but_answers_no_reads() {
     let api = api().await;
     *api.memory.muted.lock().unwrap() = true;
