@@ -1,6 +1,6 @@
 //! From the agent's JSON to types: strict hex, exact lengths, nothing guessed.
 
-use crate::{AgentError, DerivedKey, SecretKey, error::printable, transport::Body};
+use crate::{AgentError, DerivedKey, SecretKey, error::printable};
 use serde::Deserialize;
 use serde_json::error::Category;
 use zeroize::Zeroizing;
@@ -17,6 +17,9 @@ pub struct Version {
     pub version: String,
     /// Source revision, or `unknown`.
     pub rev: String,
+    /// The answer's `server` header, "" if there is none: `dstack guest agent` in a guest, `dstack Simulator` in the
+    /// simulators. The agent's own word, like the rest.
+    pub server: String,
 }
 
 /// What the agent says about this instance. Not evidence.
@@ -81,15 +84,16 @@ struct QuoteJson {
     vm_config: String,
 }
 
-pub fn version(body: &Body) -> Result<Version, AgentError> {
+pub fn version(body: &[u8], server: &str) -> Result<Version, AgentError> {
     let VersionJson { version, rev } = parse("Version", body)?;
     Ok(Version {
         version: printable(&version),
         rev: printable(&rev),
+        server: printable(server),
     })
 }
 
-pub fn info(body: &Body) -> Result<Info, AgentError> {
+pub fn info(body: &[u8]) -> Result<Info, AgentError> {
     const METHOD: &str = "Info";
     let json: InfoJson = parse(METHOD, body)?;
     let instance_id = match json.instance_id.as_str() {
@@ -107,7 +111,7 @@ pub fn info(body: &Body) -> Result<Info, AgentError> {
     })
 }
 
-pub fn key(body: &Body) -> Result<DerivedKey, AgentError> {
+pub fn key(body: &[u8]) -> Result<DerivedKey, AgentError> {
     const METHOD: &str = "GetKey";
     let json: KeyJson<'_> = parse(METHOD, body)?;
     let mut bytes = Zeroizing::new([0; 32]);
@@ -143,7 +147,7 @@ pub fn key(body: &Body) -> Result<DerivedKey, AgentError> {
     })
 }
 
-pub fn quote(body: &Body, asked: &[u8; 64]) -> Result<Quote, AgentError> {
+pub fn quote(body: &[u8], asked: &[u8; 64]) -> Result<Quote, AgentError> {
     const METHOD: &str = "GetQuote";
     let json: QuoteJson = parse(METHOD, body)?;
     let echo: [u8; 64] = fixed(METHOD, "report_data", &json.report_data)?;
@@ -181,7 +185,7 @@ fn same_report_data(place: &'static str, asked: &[u8; 64], found: &[u8]) -> Resu
 }
 
 /// JSON with all fields; says what serde says, except where that could quote a key.
-fn parse<'a, T: Deserialize<'a>>(method: &'static str, body: &'a Body) -> Result<T, AgentError> {
+fn parse<'a, T: Deserialize<'a>>(method: &'static str, body: &'a [u8]) -> Result<T, AgentError> {
     serde_json::from_slice(body).map_err(|error| AgentError::Malformed {
         method,
         expected: "the JSON object of the protocol".to_owned(),
@@ -208,20 +212,26 @@ fn fixed<const N: usize>(
     })
 }
 
+/// Never quotes what it found: it is long, and it came in the same object as a key.
 fn bytes_of(method: &'static str, field: &str, text: &str) -> Result<Vec<u8>, AgentError> {
-    let decoded = if is_lower_hex(text) {
-        hex::decode(text).ok()
-    } else {
-        None
-    };
-    decoded.ok_or_else(|| AgentError::Malformed {
+    let malformed = |found| AgentError::Malformed {
         method,
         expected: format!("lower-case hex in {field}"),
-        found: printable(text),
-    })
+        found,
+    };
+    if let Some(at) = text.bytes().position(|byte| !is_lower_hex_digit(byte)) {
+        return Err(malformed(format!(
+            "another character at position {at} of {}",
+            text.len()
+        )));
+    }
+    hex::decode(text).map_err(|_| malformed(format!("an odd number of digits, {}", text.len())))
 }
 
 fn is_lower_hex(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.bytes().all(is_lower_hex_digit)
+}
+
+fn is_lower_hex_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }

@@ -7,8 +7,12 @@
 mod answer;
 mod error;
 mod find;
+#[doc(hidden)]
+pub mod fuzz;
 mod key;
 pub mod keychain;
+mod known;
+mod refusal;
 mod transport;
 mod wait;
 
@@ -16,13 +20,15 @@ pub use answer::{Info, Quote, Version};
 pub use error::{AgentError, Family};
 pub use key::{DerivedKey, SecretKey};
 
+use known::Known;
 use std::{path::Path, time::Duration};
 use transport::Transport;
 
-/// A connection to one guest agent. Clones share their connections.
+/// A connection to one guest agent. Clones share their connections and what is known about the instance.
 #[derive(Clone)]
 pub struct Agent {
     transport: Transport,
+    known: Known,
 }
 
 impl Agent {
@@ -38,6 +44,7 @@ impl Agent {
     pub fn with_timeout(socket: &Path, call_timeout: Duration) -> Result<Self, AgentError> {
         Ok(Self {
             transport: Transport::new(socket, call_timeout)?,
+            known: Known::default(),
         })
     }
 
@@ -48,17 +55,34 @@ impl Agent {
 
     /// Which agent this is.
     pub async fn version(&self) -> Result<Version, AgentError> {
-        let body = self
+        let answer = self
             .transport
             .call("Version", &serde_json::json!({}))
             .await?;
-        answer::version(&body)
+        answer::version(&answer.body, &answer.server)
     }
 
-    /// What the agent says about this instance. Nothing signs it: it is no evidence.
+    /// What the agent says about this instance. Nothing signs it: it is no evidence. Asked once, since the agent takes
+    /// a quote for each answer, and the answer is kept; [`Agent::info_afresh`] asks again.
     pub async fn info(&self) -> Result<Info, AgentError> {
-        let body = self.transport.call("Info", &serde_json::json!({})).await?;
-        answer::info(&body)
+        if let Some(info) = self.known.info() {
+            return Ok(info);
+        }
+        // who comes meanwhile waits for the same answer, but not for the failures of many before him
+        let turn = tokio::time::timeout(self.transport.call_timeout(), self.known.turn()).await;
+        let _turn = turn.map_err(|_| self.transport.timed_out("Info"))?;
+        match self.known.info() {
+            Some(info) => Ok(info),
+            None => self.info_afresh().await,
+        }
+    }
+
+    /// As [`Agent::info`], asked now; the answer is kept from now on.
+    pub async fn info_afresh(&self) -> Result<Info, AgentError> {
+        let answer = self.transport.call("Info", &serde_json::json!({})).await?;
+        let info = answer::info(&answer.body)?;
+        self.known.keep(info.clone());
+        Ok(info)
     }
 
     /// The secp256k1 key of a path, with the chain that vouches for it and for `purpose`. The chain is not verified
@@ -66,14 +90,14 @@ impl Agent {
     pub async fn key(&self, path: &str, purpose: &str) -> Result<DerivedKey, AgentError> {
         let arguments =
             serde_json::json!({"path": path, "purpose": purpose, "algorithm": "secp256k1"});
-        let body = self.transport.call("GetKey", &arguments).await?;
-        answer::key(&body)
+        let answer = self.transport.call("GetKey", &arguments).await?;
+        answer::key(&answer.body)
     }
 
     /// A quote over exactly these 64 bytes. A quote over other bytes is an error, not an answer.
     pub async fn quote(&self, report_data: &[u8; 64]) -> Result<Quote, AgentError> {
         let arguments = serde_json::json!({"report_data": hex::encode(report_data)});
-        let body = self.transport.call("GetQuote", &arguments).await?;
-        answer::quote(&body, report_data)
+        let answer = self.transport.call("GetQuote", &arguments).await?;
+        answer::quote(&answer.body, report_data)
     }
 }

@@ -1,15 +1,20 @@
 //! One call: HTTP/1.1 POST with JSON over the Unix socket, with limits on time and size.
 //!
-//! Rule: all calls are idempotent, so a connection that breaks before its answer is tried once more on a new one (the
-//! agent closes idle connections); nothing else is retried here. Answers may hold keys: our copies of them are wiped.
-//! What hyper keeps in its own read buffer until the connection ends is out of our reach.
+//! Rule: all calls are idempotent, so a call whose connection breaks before the answer is complete is made once more,
+//! on a connection of its own (the agent closes idle ones); nothing else is retried, here or in hyper. Answers may hold
+//! keys: our copies of them are wiped. What hyper keeps in its own read buffer until the connection ends is out of our
+//! reach.
 
-use crate::{AgentError, error::printable};
+use crate::{
+    AgentError,
+    error::{chain, printable},
+    refusal::refusal,
+};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, StatusCode,
     body::{Bytes, Incoming},
-    header::{CONTENT_TYPE, HOST},
+    header::{CONTENT_TYPE, HOST, HeaderMap, SERVER},
 };
 use hyper_util::{
     client::legacy::{self, Client},
@@ -23,8 +28,10 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// The largest answer we read; a real `Info` has some 25 KB.
+/// The largest answer we read; a real `Info` has some 25 KB and grows with the compose file.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// The largest answer to what is small by nature: `Version` and `GetKey`, some 400 bytes.
+const SMALL_MAX: usize = 64 * 1024;
 /// The agent closes idle connections after 10 to 15 s; we drop them before.
 const POOL_IDLE: Duration = Duration::from_secs(8);
 /// `sun_path` of Linux, with its closing zero.
@@ -33,9 +40,21 @@ const SOCKET_PATH_MAX: usize = 108;
 /// An answer's body; wiped when dropped.
 pub type Body = Zeroizing<Vec<u8>>;
 
+/// A complete answer with status 200.
+pub struct Answer {
+    pub body: Body,
+    /// The `server` header as it came, "" if there is none.
+    pub server: String,
+}
+
+type Unix = Client<UnixConnector, Full<Bytes>>;
+
 #[derive(Clone)]
 pub struct Transport {
-    client: Client<UnixConnector, Full<Bytes>>,
+    /// Keeps a connection for the next call.
+    pooled: Unix,
+    /// Opens one for each call: for the second attempt, since a pool may hold more than one stale connection.
+    fresh: Unix,
     socket: PathBuf,
     call_timeout: Duration,
 }
@@ -61,13 +80,9 @@ impl Transport {
             }
             Some(_) => {}
         }
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(1)
-            .build(UnixConnector);
         Ok(Self {
-            client,
+            pooled: client(1),
+            fresh: client(0),
             socket: socket.to_owned(),
             call_timeout,
         })
@@ -77,69 +92,103 @@ impl Transport {
         &self.socket
     }
 
-    /// The body of a 200; everything else is an error.
+    /// A 200; everything else is an error.
     pub async fn call(
         &self,
         method: &'static str,
         arguments: &serde_json::Value,
-    ) -> Result<Body, AgentError> {
+    ) -> Result<Answer, AgentError> {
         let body = Bytes::from(arguments.to_string());
         match tokio::time::timeout(self.call_timeout, self.exchange(method, body)).await {
             Ok(result) => result,
-            Err(_) => Err(AgentError::TimedOut {
-                socket: self.socket.clone(),
-                method,
-                after: self.call_timeout,
-            }),
+            Err(_) => Err(self.timed_out(method)),
         }
     }
 
-    async fn exchange(&self, method: &'static str, body: Bytes) -> Result<Body, AgentError> {
-        let (status, answer) = match self.attempt(method, body.clone()).await {
-            Err(Broken::Stale(_)) => self.attempt(method, body).await,
+    /// No answer to this call within its limit.
+    pub fn timed_out(&self, method: &'static str) -> AgentError {
+        AgentError::TimedOut {
+            socket: self.socket.clone(),
+            method,
+            after: self.call_timeout,
+        }
+    }
+
+    pub fn call_timeout(&self) -> Duration {
+        self.call_timeout
+    }
+
+    async fn exchange(&self, method: &'static str, body: Bytes) -> Result<Answer, AgentError> {
+        let (status, answer) = match self.attempt(&self.pooled, method, body.clone()).await {
+            Err(Broken::Stale(_)) => self.attempt(&self.fresh, method, body).await,
             result => result,
         }
         .map_err(|broken| broken.into_error(&self.socket, method))?;
         if status == StatusCode::OK {
             Ok(answer)
         } else {
-            Err(refusal(method, status, &answer))
+            Err(refusal(method, status.as_u16(), &answer.body))
         }
     }
 
     async fn attempt(
         &self,
+        client: &Unix,
         method: &'static str,
         body: Bytes,
-    ) -> Result<(StatusCode, Body), Broken> {
+    ) -> Result<(StatusCode, Answer), Broken> {
         let uri: hyper::Uri = hyperlocal::Uri::new(&self.socket, &format!("/{method}")).into();
         let request = Request::post(uri)
             .header(HOST, "localhost") // otherwise the socket path in hex
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| Broken::Other(error.to_string()))?;
-        let response = self
-            .client
+        let response = client
             .request(request)
             .await
             .map_err(|error| broken(&error))?;
-        let status = response.status();
-        Ok((status, read(response.into_body()).await?))
+        let (status, server) = (response.status(), server(response.headers()));
+        let body = read(response.into_body(), limit(method)).await?;
+        Ok((status, Answer { body, server }))
     }
 }
 
-/// Reads a body of at most [`ANSWER_MAX`] bytes.
-async fn read(mut body: Incoming) -> Result<Body, Broken> {
+/// hyper would try again by itself, uncounted, so it is told not to.
+fn client(idle_max: usize) -> Unix {
+    Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_timer(TokioTimer::new())
+        .pool_max_idle_per_host(idle_max)
+        .retry_canceled_requests(false)
+        .build(UnixConnector)
+}
+
+fn limit(method: &str) -> usize {
+    match method {
+        "Version" | "GetKey" => SMALL_MAX,
+        _ => ANSWER_MAX,
+    }
+}
+
+fn server(headers: &HeaderMap) -> String {
+    headers
+        .get(SERVER)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .unwrap_or_default()
+}
+
+/// Reads a body of at most `limit` bytes.
+async fn read(mut body: Incoming, limit: usize) -> Result<Body, Broken> {
     let mut answer = Zeroizing::new(Vec::with_capacity(8 * 1024));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Broken::Stale(chain(&error)))?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
-        if answer.len() + data.len() > ANSWER_MAX {
-            return Err(Broken::TooLarge);
-        }
         let needed = answer.len() + data.len();
+        if needed > limit {
+            return Err(Broken::TooLarge { limit });
+        }
         if needed > answer.capacity() {
             // grown by hand, because a Vec that grows by itself leaves its old bytes behind
             let mut larger = Zeroizing::new(Vec::with_capacity(needed * 2));
@@ -157,7 +206,8 @@ enum Broken {
     Stale(String),
     /// No connection, or no HTTP.
     Other(String),
-    TooLarge,
+    /// We stopped reading.
+    TooLarge { limit: usize },
 }
 
 impl Broken {
@@ -168,10 +218,7 @@ impl Broken {
                 method,
                 cause: printable(&cause),
             },
-            Self::TooLarge => AgentError::TooLarge {
-                method,
-                limit: ANSWER_MAX,
-            },
+            Self::TooLarge { limit } => AgentError::TooLarge { method, limit },
         }
     }
 }
@@ -186,36 +233,5 @@ fn broken(error: &legacy::Error) -> Broken {
         Broken::Other(cause)
     } else {
         Broken::Stale(cause)
-    }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
-/// What an answer other than 200 means. Its `error` is a text from the agent, an object from its web framework, and
-/// 404 pages are HTML.
-fn refusal(method: &'static str, status: StatusCode, body: &[u8]) -> AgentError {
-    let text = match serde_json::from_slice::<serde_json::Value>(body) {
-        Ok(json) => match json.get("error") {
-            Some(serde_json::Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-            None => json.to_string(),
-        },
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    };
-    if text.starts_with("Service not found: ") {
-        return AgentError::TooOld { method };
-    }
-    AgentError::Answered {
-        method,
-        status: status.as_u16(),
-        text: printable(&text),
     }
 }

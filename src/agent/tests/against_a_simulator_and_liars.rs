@@ -245,13 +245,13 @@ async fn error_answers_keep_the_words_of_the_agent_whatever_their_shape() {
             "404 Not Found",
             "application/json",
             r#"{"error":{"code":404,"reason":"Not Found"}}"#,
-            r#""reason":"#,
+            "Not Found",
         ),
         (
             "404 Not Found",
             "text/html",
             "<!DOCTYPE html><title>404 Not Found</title>",
-            "<!DOCTYPE html>",
+            "a web page, \"404 Not Found\"",
         ),
         (
             "400 Bad Request",
