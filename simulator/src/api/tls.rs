@@ -1,0 +1,154 @@
+//! `GetTlsKey`: a random key and a certificate of the app's CA over it, with the quote inside if that is asked for.
+//!
+//! Rule: extensions, their order and the default validity are those of an agent of version 0.5.11, which does not
+//! compare the ends of the validity either; the attestation in a certificate commits to its public key.
+
+use super::{
+    attestation,
+    messages::{GetTlsKeyArgs, GetTlsKeyResponse},
+};
+use crate::{
+    instance::Instance,
+    pki::{self, CertKey, octets},
+};
+use k256::elliptic_curve::zeroize::Zeroizing;
+use p256::{
+    ecdsa::SigningKey,
+    pkcs8::{EncodePrivateKey as _, LineEnding},
+};
+use rand_core::{OsRng, RngCore as _};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose,
+};
+use sha2::{Digest as _, Sha512};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// App id; only in what a KMS signed.
+const APP_ID: [u64; 9] = [1, 3, 6, 1, 4, 1, 62_397, 1, 3];
+/// What the certificate may be used for.
+const USAGE: [u64; 9] = [1, 3, 6, 1, 4, 1, 62_397, 1, 4];
+/// A versioned attestation.
+const ATTESTATION: [u64; 9] = [1, 3, 6, 1, 4, 1, 62_397, 1, 8];
+/// What the event log says about the app.
+const APP_INFO: [u64; 9] = [1, 3, 6, 1, 4, 1, 62_397, 1, 9];
+
+const DEFAULT_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+/// 9999-12-31T23:59:59Z: X.509 has no later time.
+const TIME_MAX: u64 = 253_402_300_799;
+/// What an agent says before whatever a certificate failed on.
+const REFUSED: &str =
+    "Failed to sign the CSR: Failed to sign certificate: Failed to sign certificate";
+
+/// Answers `GetTlsKey`.
+pub fn tls_key(
+    instance: &Instance,
+    arguments: &GetTlsKeyArgs,
+) -> Result<GetTlsKeyResponse, String> {
+    certified(instance, &random_key(), arguments)
+}
+
+/// What `Info` shows as `app_cert`: leaf and CAs in one text. It proves nothing, nobody holds its key.
+pub fn demo_certificate(instance: &Instance) -> Result<String, String> {
+    let wanted = GetTlsKeyArgs {
+        subject: "demo-cert".to_owned(),
+        usage_ra_tls: true,
+        usage_client_auth: true,
+        ..GetTlsKeyArgs::default()
+    };
+    tls_key(instance, &wanted).map(|answer| answer.certificate_chain.join("\n"))
+}
+
+/// A key with the certificate that is wanted for it.
+pub(super) fn certified(
+    instance: &Instance,
+    key: &SigningKey,
+    wanted: &GetTlsKeyArgs,
+) -> Result<GetTlsKeyResponse, String> {
+    let params = leaf(instance, key, wanted)?;
+    let pem = key
+        .to_pkcs8_pem(LineEnding::LF)
+        .map_err(|error| format!("Failed to encode the key: {error}"))?;
+    Ok(GetTlsKeyResponse {
+        certificate_chain: instance
+            .authority()
+            .issue(&params, &CertKey::new(key.clone()))
+            .map_err(|error| format!("{REFUSED}: {error}"))?,
+        key: (*pem).clone(),
+    })
+}
+
+fn leaf(
+    instance: &Instance,
+    key: &SigningKey,
+    wanted: &GetTlsKeyArgs,
+) -> Result<CertificateParams, String> {
+    let mut params = CertificateParams::new(wanted.alt_names.clone())
+        .map_err(|error| format!("{REFUSED}: {error}"))?;
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, &wanted.subject);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = [
+        (
+            wanted.usage_server_auth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ),
+        (
+            wanted.usage_client_auth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(asked, usage)| asked.then_some(usage))
+    .collect();
+    if let Some(seconds) = wanted.not_before {
+        params.not_before = time("not_before", seconds)?.into();
+    } // otherwise rcgen's default, 1975, as in the real agent
+    params.not_after = match wanted.not_after {
+        Some(seconds) => time("not_after", seconds)?.into(),
+        None => (SystemTime::now() + DEFAULT_VALIDITY).into(),
+    };
+    let mut extensions = Vec::new();
+    if let Some(app_id) = instance.authority().app_id() {
+        extensions.push(octets(&APP_ID, &app_id));
+    }
+    if wanted.with_app_info {
+        extensions.push(octets(&APP_INFO, &attestation::app_info(instance)));
+    }
+    extensions.push(octets(&USAGE, b"app:custom"));
+    if wanted.usage_ra_tls {
+        let attestation = attestation::stripped(instance, &report_data(key));
+        extensions.push(octets(&ATTESTATION, &attestation));
+    }
+    params.custom_extensions = extensions;
+    Ok(params)
+}
+
+/// What binds a quote to the key of a certificate.
+fn report_data(key: &SigningKey) -> [u8; 64] {
+    Sha512::new()
+        .chain_update(b"ratls-cert:")
+        .chain_update(pki::spki(key))
+        .finalize()
+        .into()
+}
+
+fn time(name: &str, seconds: u64) -> Result<SystemTime, String> {
+    if seconds > TIME_MAX {
+        return Err(format!(
+            "{REFUSED}: {name} must be at most {TIME_MAX} (the end of the year 9999), found {seconds}"
+        ));
+    }
+    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+fn random_key() -> SigningKey {
+    let mut secret = Zeroizing::new([0; 32]);
+    loop {
+        OsRng.fill_bytes(&mut *secret);
+        if let Ok(key) = SigningKey::from_slice(&*secret) {
+            return key; // the first one, but for 1 of 2^32
+        }
+    }
+}
