@@ -32,10 +32,12 @@ pub struct Boot<'a> {
     pub compose_hash: &'a [u8; 32],
     /// Empty if the compose text asks for no instance id.
     pub instance_id: &'a [u8],
-    /// SHA-256 of the simulated image's list of checksums.
-    pub os_image_hash: &'a [u8; 32],
+    /// SHA-256 of the simulated image's list of checksums; measured if a KMS has to judge it.
+    pub os_image_hash: Option<&'a [u8; 32]>,
     /// JSON `{"name","id"}`.
     pub key_provider: &'a str,
+    /// File system of the disk.
+    pub storage_fs: &'a str,
 }
 
 /// All events of one boot, in the order in which a guest measures them.
@@ -47,9 +49,14 @@ pub fn boot_log(boot: &Boot<'_>) -> Vec<Event> {
         runtime("compose-hash", boot.compose_hash),
         runtime("instance-id", boot.instance_id),
         runtime("boot-mr-done", b""),
-        runtime("os-image-hash", boot.os_image_hash),
+    ]);
+    log.extend(
+        boot.os_image_hash
+            .map(|hash| runtime("os-image-hash", hash)),
+    );
+    log.extend([
         runtime("key-provider", boot.key_provider.as_bytes()),
-        runtime("storage-fs", b"ext4"),
+        runtime("storage-fs", boot.storage_fs.as_bytes()),
         runtime("system-ready", b""),
     ]);
     log
@@ -122,5 +129,39 @@ mod tests {
             runtime("system-ready", b"").digest,
             "1a76b2a80a0be71eae59f80945d876351a7a3fb8e9fd1ff1cede5734aa84ea11fd72b4edfbb6f04e5a85edd114c751bd"
         );
+    }
+
+    #[test]
+    fn only_a_kms_has_the_image_measured_and_the_order_is_that_of_a_boot() {
+        let mut boot = Boot {
+            app_id: &[1; 20],
+            compose_hash: &[2; 32],
+            instance_id: &[],
+            os_image_hash: Some(&[3; 32]),
+            key_provider: "{}",
+            storage_fs: "zfs",
+        };
+        let names = |boot: &Boot<'_>| -> Vec<String> {
+            let runtime = boot_log(boot).into_iter().filter(|event| event.imr == 3);
+            runtime.map(|event| event.event).collect()
+        };
+        let with = names(&boot);
+        assert_eq!(
+            with,
+            [
+                "system-preparing",
+                "app-id",
+                "compose-hash",
+                "instance-id",
+                "boot-mr-done",
+                "os-image-hash",
+                "key-provider",
+                "storage-fs",
+                "system-ready"
+            ]
+        );
+        boot.os_image_hash = None;
+        let without: Vec<String> = with.into_iter().filter(|n| n != "os-image-hash").collect();
+        assert_eq!(names(&boot), without);
     }
 }

@@ -4,11 +4,13 @@
 //! Keccak-256, RFC 6979 nonces); the recorded pairs of a real agent are the test.
 
 use hkdf::Hkdf;
-use k256::ecdsa::SigningKey;
+use k256::ecdsa::{RecoveryId, Signature, SigningKey, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 use sha3::Keccak256;
 
 const SALT: &[u8] = b"RATLS";
+/// What a KMS root puts before an app id and an app root key when it vouches for them.
+const LINK_APP: &[u8] = b"dstack-kms-issued:";
 
 /// 32 bytes that depend on the seed and on what they are for, and on nothing else.
 pub fn from_seed(seed: &[u8; 32], label: &str, counter: u32) -> [u8; 32] {
@@ -63,22 +65,46 @@ pub fn link_derived(app_root: &SigningKey, purpose: &str, public: &[u8]) -> [u8;
 
 /// Second link: the KMS root vouches for the app root key of an app id.
 pub fn link_app(kms_root: &SigningKey, app_id: &[u8; 20], app_root: &SigningKey) -> [u8; 65] {
-    sign(
-        kms_root,
-        &[b"dstack-kms-issued:", app_id, &compressed(app_root)],
-    )
+    sign(kms_root, &[LINK_APP, app_id, &compressed(app_root)])
+}
+
+/// A second link that was made elsewhere.
+pub struct Link<'a>(pub &'a [u8]);
+
+impl Link<'_> {
+    /// Who vouches with it for the app root key of an app id; the error says what was found instead of a link.
+    pub fn signer(&self, app_id: &[u8; 20], app_root: &SigningKey) -> Result<VerifyingKey, String> {
+        let (rs, v) = match self.0.split_at_checked(64) {
+            Some((rs, [v @ (0 | 1)])) => (rs, *v),
+            Some((_, [v])) => return Err(format!("v = {v}")),
+            Some(_) | None => return Err(format!("{} bytes", self.0.len())),
+        };
+        let signature = Signature::from_slice(rs).map_err(|_| "no signature".to_owned())?;
+        if signature.normalize_s().is_some() {
+            return Err("a high s".to_owned());
+        }
+        let digest = keccak(&[LINK_APP, app_id, &compressed(app_root)]);
+        let recovery = RecoveryId::new(v == 1, false);
+        VerifyingKey::recover_from_prehash(&digest, &signature, recovery)
+            .map_err(|_| "a signature that leads to no key".to_owned())
+    }
 }
 
 /// SEC1 compressed public key.
 pub fn compressed(key: &SigningKey) -> [u8; 33] {
+    point(key.verifying_key())
+}
+
+/// SEC1 compressed form of a public key.
+pub fn point(key: &VerifyingKey) -> [u8; 33] {
     let mut public = [0; 33];
-    public.copy_from_slice(key.verifying_key().to_encoded_point(true).as_bytes());
+    public.copy_from_slice(key.to_encoded_point(true).as_bytes());
     public
 }
 
-/// Ethereum address of a key.
-pub fn address(key: &SigningKey) -> [u8; 20] {
-    let point = key.verifying_key().to_encoded_point(false);
+/// Ethereum address of a public key.
+pub fn address_of(key: &VerifyingKey) -> [u8; 20] {
+    let point = key.to_encoded_point(false);
     let hash = keccak(&[point.as_bytes().split_at(1).1]);
     let mut address = [0; 20];
     address.copy_from_slice(hash.split_at(12).1);
@@ -98,7 +124,7 @@ fn sign(key: &SigningKey, parts: &[&[u8]]) -> [u8; 65] {
     out
 }
 
-fn keccak(parts: &[&[u8]]) -> [u8; 32] {
+pub(crate) fn keccak(parts: &[&[u8]]) -> [u8; 32] {
     use sha3::Digest; // another version of the trait than that of sha2
     parts
         .iter()
@@ -124,7 +150,7 @@ mod tests {
         );
         let key = SigningKey::from_slice(&key).unwrap();
         assert_eq!(
-            hex::encode(address(&key)),
+            hex::encode(address_of(key.verifying_key())),
             "28815c306c03f3ec521572de8e46e18a27c7545f"
         );
         assert_eq!(

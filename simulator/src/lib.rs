@@ -4,12 +4,15 @@
 //! the KMS root it prints, the event log replays to RTMR3 of the quote), and nothing it says can be taken for
 //! hardware: quotes are signed under its own root, which is named NOT INTEL, and every `app_name` ends in SIMULATED.
 //!
-//! It serves `GetKey`, `GetQuote`, `Info` and `Version`. The other methods, ed25519 and protobuf bodies are refused
-//! by name (issue "Guest agent"); the collateral of the own root (TCB info, QE identity, CRLs) is not made yet
-//! (issue "Attestation"), so no verifier can reach more than the signatures.
+//! It is never kinder than the world: event logs come stripped, and [`Traits`] has the habits of real agents that a
+//! client must survive. The collateral of the own root (TCB info, QE identity, CRLs) is not made yet (issue
+//! "Attestation"), so no verifier can reach more than the signatures.
 
 mod api;
+mod authority;
+mod compose;
 mod events;
+mod guest;
 mod http;
 mod instance;
 mod keys;
@@ -20,10 +23,14 @@ mod shared;
 mod spec;
 mod world;
 
-pub use server::{InstanceConfig, Running, ServeError, serve};
+pub use authority::AuthorityError;
+pub use compose::DEVELOPMENT_COMPOSE;
+pub use guest::Guest;
+pub use http::Surface;
+pub use server::{InstanceConfig, Running, ServeError, Served, serve};
 pub use shared::SharedSecret;
-pub use spec::{AppKeys, EventLog, KeyProvider, Traits, WorldSpec};
-pub use world::{DEVELOPMENT_COMPOSE, World, WorldError};
+pub use spec::{AppCa, AppKeys, EventLog, KeyProvider, MrConfigId, Traits, WorldSpec};
+pub use world::{World, WorldError};
 
 /// Version that `Version` answers: the guest agent surface that is imitated.
 pub const AGENT_VERSION: &str = "0.5.11";

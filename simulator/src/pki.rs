@@ -93,13 +93,13 @@ fn params(common_name: &str, serial: u64, is_ca: IsCa) -> CertificateParams {
 }
 
 /// A P-256 key in the shape that rcgen asks for; RFC 6979, so certificates repeat byte for byte.
-struct CertKey {
-    key: SigningKey,
+pub(crate) struct CertKey {
+    pub(crate) key: SigningKey,
     point: Vec<u8>,
 }
 
 impl CertKey {
-    fn new(key: SigningKey) -> Self {
+    pub(crate) fn new(key: SigningKey) -> Self {
         let point = key.verifying_key().to_sec1_point(false).as_bytes().to_vec();
         Self { key, point }
     }
@@ -156,9 +156,9 @@ fn entry(suffix: &[u8], value: &[u8]) -> Vec<u8> {
     der(0x30, &[oid, value.to_vec()].concat())
 }
 
-/// One DER value; lengths up to 65535, which is far more than this file writes.
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(content.len()).expect("this file writes less than 64 KiB");
+/// One DER value; lengths up to 65535, which is far more than certificates of this simulator have.
+pub(crate) fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).expect("this crate writes less than 64 KiB");
     let [high, low] = length.to_be_bytes();
     let head = match (high, low) {
         (0, 0..=127) => vec![tag, low],

@@ -4,7 +4,7 @@
 //! two quotes of one instance. Two values say at once that no hardware is behind it: the family in the PCK
 //! certificate and the user data of the header.
 
-use crate::pki::Pki;
+use crate::{keys, pki::Pki, spec::KeyProvider};
 use p256::ecdsa::{Signature, SigningKey, signature::Signer};
 use sha2::{Digest, Sha256, Sha384};
 
@@ -23,7 +23,7 @@ const XFAM: [u8; 8] = [0xE7, 0x02, 0x06, 0, 0, 0, 0, 0];
 pub struct Measurements {
     /// Simulated firmware.
     pub mr_td: [u8; 48],
-    /// 01 ‖ compose hash ‖ zeros.
+    /// What the guest was launched with, see [`mr_config_id`].
     pub mr_config_id: [u8; 48],
     /// RTMR0 to RTMR3.
     pub rtmr: [[u8; 48]; 4],
@@ -36,10 +36,34 @@ pub fn mr_td() -> [u8; 48] {
 
 /// `mr_config_id` version 1: binds the compose text to the launch of the guest.
 pub fn mr_config_id(compose_hash: &[u8; 32]) -> [u8; 48] {
+    versioned(1, compose_hash)
+}
+
+/// `mr_config_id` version 2: binds app and key provider besides.
+pub fn mr_config_id_v2(
+    compose_hash: &[u8; 32],
+    app_id: &[u8; 20],
+    provider: KeyProvider,
+    provider_id: &[u8],
+) -> [u8; 48] {
+    let kind = match provider {
+        KeyProvider::None => 0,
+        KeyProvider::Local => 1,
+        KeyProvider::Kms => 2,
+        KeyProvider::Tpm => 3,
+    };
+    versioned(
+        2,
+        &keys::keccak(&[compose_hash, app_id, &[kind], provider_id]),
+    )
+}
+
+/// version ‖ hash ‖ zeros
+fn versioned(version: u8, hash: &[u8; 32]) -> [u8; 48] {
     let mut id = [0; 48];
-    let (version, rest) = id.split_at_mut(1);
-    version.copy_from_slice(&[1]);
-    rest.split_at_mut(32).0.copy_from_slice(compose_hash);
+    let (first, rest) = id.split_at_mut(1);
+    first.copy_from_slice(&[version]);
+    rest.split_at_mut(32).0.copy_from_slice(hash);
     id
 }
 
@@ -171,6 +195,23 @@ mod tests {
     fn check(key: &VerifyingKey, message: &[u8], signature: &[u8]) -> bool {
         key.verify(message, &Signature::from_slice(signature).unwrap())
             .is_ok()
+    }
+
+    #[test]
+    fn each_part_of_the_second_mr_config_id_enters_it() {
+        let id = mr_config_id_v2(&[1; 32], &[2; 20], KeyProvider::Kms, b"id");
+        let text = [&[1; 32][..], &[2; 20], &[2], b"id"].concat();
+        assert_eq!(id[0], 2);
+        assert_eq!(id[1..33], keys::keccak(&[&text]));
+        assert_eq!(id[33..], [0; 15]);
+        for other in [
+            mr_config_id_v2(&[9; 32], &[2; 20], KeyProvider::Kms, b"id"),
+            mr_config_id_v2(&[1; 32], &[9; 20], KeyProvider::Kms, b"id"),
+            mr_config_id_v2(&[1; 32], &[2; 20], KeyProvider::Tpm, b"id"),
+            mr_config_id_v2(&[1; 32], &[2; 20], KeyProvider::Kms, b""),
+        ] {
+            assert_ne!(id, other);
+        }
     }
 
     #[test]

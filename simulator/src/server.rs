@@ -1,29 +1,26 @@
-//! One process, many guest agents: a Unix socket per instance.
+//! One process, many guest agents: a Unix socket per instance, and beside it one for old clients or a TCP port.
 //!
 //! Rule: whoever opens a socket gets keys, so sockets have mode 0600, a live one is never replaced, and those we made
-//! are removed when the agents stop. Connections and idle times are bounded.
+//! are removed when the agents stop. Connections are bounded.
 
-use crate::{http, instance::Instance, spec::Traits, world::World};
-use hyper::{Request, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use crate::{guest::Guest, http::Surface, spec::Traits, world::World};
 use std::{
-    convert::Infallible,
     fs, io,
+    net::SocketAddr,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
     task::JoinSet,
 };
 
-/// Connections that one instance serves at a time; more wait in the kernel's queue.
+/// Connections that are served at a time, for each socket; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 32;
-/// An idle connection is closed after this time, as the real agent does.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a probe of an existing socket may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -31,6 +28,11 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct InstanceConfig {
     /// Where its socket shall be; the directory must exist.
     pub socket: PathBuf,
+    /// Where its socket for clients of version 0.3 shall be, if anywhere.
+    pub tappd: Option<PathBuf>,
+    /// Where it shall serve the same as on [`Self::socket`] over TCP, if anywhere; port 0 takes a free one. There is
+    /// no mode 0600 here: whoever reaches the address gets the keys.
+    pub http: Option<SocketAddr>,
     /// What makes this instance different from the others of the app.
     pub seed: [u8; 32],
     /// Its habits.
@@ -42,6 +44,8 @@ impl InstanceConfig {
     pub fn new(socket: PathBuf, seed: [u8; 32]) -> Self {
         Self {
             socket,
+            tappd: None,
+            http: None,
             seed,
             traits: Traits::default(),
         }
@@ -72,24 +76,62 @@ pub enum ServeError {
         /// What it said.
         error: io::Error,
     },
+    /// The operating system refused a TCP port.
+    #[error("cannot serve http://{address}: {error}; choose a free port of this machine")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// What it said.
+        error: io::Error,
+    },
 }
 
 /// Agents that are being served; they end and their sockets vanish when this is dropped.
 pub struct Running {
     tasks: JoinSet<()>,
-    sockets: Vec<Socket>,
+    agents: Vec<Agent>,
+}
+
+/// One guest and where it is reached.
+struct Agent {
+    guest: Guest,
+    socket: Socket,
+    tappd: Option<Socket>,
+    http: Option<SocketAddr>,
+}
+
+/// One guest, as people are told about it.
+pub struct Served<'a> {
+    /// `None` if the compose text asks for none.
+    pub instance_id: Option<[u8; 20]>,
+    /// Its socket.
+    pub socket: &'a Path,
+    /// Its socket for old clients.
+    pub tappd: Option<&'a Path>,
+    /// Its TCP address, with the port that was found free.
+    pub http: Option<SocketAddr>,
 }
 
 impl Running {
     /// Ends all agents and removes their sockets; returns when no task is left.
     pub async fn stop(mut self) {
-        self.sockets.clear();
+        self.agents.clear();
         self.tasks.shutdown().await;
     }
 
     /// The sockets being served, in the order of their configuration.
     pub fn sockets(&self) -> impl Iterator<Item = &Path> {
-        self.sockets.iter().map(|socket| socket.path.as_path())
+        self.served().map(|served| served.socket)
+    }
+
+    /// The guests being served, in the order of their configuration.
+    pub fn served(&self) -> impl Iterator<Item = Served<'_>> {
+        self.agents.iter().map(|agent| Served {
+            instance_id: agent.guest.instance_id(),
+            socket: &agent.socket.path,
+            tappd: agent.tappd.as_ref().map(|socket| socket.path.as_path()),
+            http: agent.http,
+        })
     }
 }
 
@@ -100,18 +142,63 @@ pub async fn serve(
 ) -> Result<Running, ServeError> {
     let mut running = Running {
         tasks: JoinSet::new(),
-        sockets: Vec::new(),
+        agents: Vec::new(),
     };
     for config in instances {
+        let guest = Guest::boot(world.clone(), &config.seed, config.traits);
         let (listener, socket) = bind(&config.socket).await?;
-        running.sockets.push(socket);
-        let instance = Arc::new(Instance::boot(world.clone(), &config.seed, config.traits));
-        running.tasks.spawn(accept(listener, instance));
+        running
+            .tasks
+            .spawn(accept(listener, guest.clone(), Surface::Dstack));
+        let mut agent = Agent {
+            guest,
+            socket,
+            tappd: None,
+            http: None,
+        };
+        if let Some(path) = &config.tappd {
+            let (listener, socket) = bind(path).await?;
+            let accept = accept(listener, agent.guest.clone(), Surface::Tappd);
+            running.tasks.spawn(accept);
+            agent.tappd = Some(socket);
+        }
+        if let Some(address) = config.http {
+            let http = |error| ServeError::Http { address, error };
+            let listener = TcpListener::bind(address).await.map_err(http)?;
+            agent.http = Some(listener.local_addr().map_err(http)?);
+            let accept = accept(listener, agent.guest.clone(), Surface::Dstack);
+            running.tasks.spawn(accept);
+        }
+        running.agents.push(agent);
     }
     Ok(running)
 }
 
-async fn accept(listener: UnixListener, instance: Arc<Instance>) {
+/// What connections come from.
+trait Listener: Send + 'static {
+    type Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    fn next(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Connection = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listener for TcpListener {
+    type Connection = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        let (stream, _) = self.accept().await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+async fn accept(listener: impl Listener, guest: Guest, surface: Surface) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new(); // dropped with this task, so no connection survives its agent
     loop {
@@ -119,11 +206,11 @@ async fn accept(listener: UnixListener, instance: Arc<Instance>) {
         let Ok(permit) = permits.clone().acquire_owned().await else {
             return;
         };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let instance = instance.clone();
+        match listener.next().await {
+            Ok(stream) => {
+                let guest = guest.clone();
                 connections.spawn(async move {
-                    converse(stream, instance).await;
+                    guest.converse(stream, surface).await;
                     drop(permit);
                 });
             }
@@ -131,20 +218,6 @@ async fn accept(listener: UnixListener, instance: Arc<Instance>) {
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
-}
-
-async fn converse(stream: UnixStream, instance: Arc<Instance>) {
-    let service = service_fn(move |request: Request<_>| {
-        let instance = instance.clone();
-        async move { Ok::<_, Infallible>(http::respond(&instance, request).await) }
-    });
-    // the client's faults end its connection and concern nobody else
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIMEOUT)
-        .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
 }
 
 /// A socket file of ours; removed on drop unless somebody has put another file there.

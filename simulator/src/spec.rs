@@ -3,12 +3,14 @@
 //! Rule: what is not given follows from the seed; equal specifications are equal worlds, but for the keys of an app
 //! without a key provider, which are fresh at each boot, as on hardware.
 
-use crate::world::DEVELOPMENT_COMPOSE;
+use crate::compose::DEVELOPMENT_COMPOSE;
 use k256::elliptic_curve::zeroize::Zeroizing;
-use std::time::Duration;
+use serde::Deserialize;
+use std::{fmt, time::Duration};
 
 /// Who keeps the keys of the app.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KeyProvider {
     /// A KMS: one app root key for all instances, vouched for by the KMS root.
     #[default]
@@ -21,13 +23,44 @@ pub enum KeyProvider {
     None,
 }
 
+impl fmt::Display for KeyProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kms => "kms",
+            Self::Local => "local",
+            Self::Tpm => "tpm",
+            Self::None => "none",
+        })
+    }
+}
+
 /// App keys that were made elsewhere, instead of those that follow from the seed.
 #[derive(Clone)]
 pub struct AppKeys {
     /// The app root key (secp256k1 scalar).
     pub root: Zeroizing<[u8; 32]>,
-    /// The KMS root's signature over it; empty without a KMS.
+    /// A KMS root's signature over it. Whoever signed it is then the KMS root of this world; if it is empty and the
+    /// key provider is a KMS, the KMS root that follows from the seed signs. Must be empty without a KMS.
     pub link: Vec<u8>,
+}
+
+/// A certificate authority that was made elsewhere: it signs what `GetTlsKey` gives.
+#[derive(Clone)]
+pub struct AppCa {
+    /// PEM; the CA's own certificate first, then whatever leads up to the root.
+    pub certificates: String,
+    /// Its P-256 key, PEM of PKCS#8.
+    pub key: Zeroizing<String>,
+}
+
+/// What `mr_config_id` of the quotes binds the guest to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MrConfigId {
+    /// The compose hash.
+    #[default]
+    V1,
+    /// Compose hash, app id and key provider.
+    V2,
 }
 
 /// A world, before it is built.
@@ -35,7 +68,8 @@ pub struct AppKeys {
 pub struct WorldSpec {
     /// Everything that is not given follows from it.
     pub seed: [u8; 32],
-    /// Bytes of `app-compose.json`.
+    /// Bytes of `app-compose.json`. [`DEVELOPMENT_COMPOSE`] stands for the development text that names the key
+    /// provider of this world; in any other text a key provider that is not this world's is refused.
     pub compose: String,
     /// Default: the first 20 bytes of the compose hash, as dstack does.
     pub app_id: Option<[u8; 20]>,
@@ -45,6 +79,10 @@ pub struct WorldSpec {
     pub os_image_hash: Option<[u8; 32]>,
     /// Default: derived.
     pub app_keys: Option<AppKeys>,
+    /// Default: derived; under a KMS from its root CA and the app id, otherwise one for each instance.
+    pub app_ca: Option<AppCa>,
+    /// Default: [`MrConfigId::V1`].
+    pub mr_config_id: MrConfigId,
 }
 
 impl WorldSpec {
@@ -57,6 +95,8 @@ impl WorldSpec {
             key_provider: KeyProvider::Kms,
             os_image_hash: None,
             app_keys: None,
+            app_ca: None,
+            mr_config_id: MrConfigId::V1,
         }
     }
 }
