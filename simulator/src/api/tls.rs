@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     instance::Instance,
-    pki::{self, CertKey, octets},
+    pki::{self, CertKey, der},
+    spec::KeyProvider,
 };
 use k256::elliptic_curve::zeroize::Zeroizing;
 use p256::{
@@ -18,7 +19,8 @@ use p256::{
 };
 use rand_core::{OsRng, RngCore as _};
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose,
+    CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    KeyUsagePurpose,
 };
 use sha2::{Digest as _, Sha512};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -70,7 +72,7 @@ pub(super) fn certified(
         .map_err(|error| format!("Failed to encode the key: {error}"))?;
     Ok(GetTlsKeyResponse {
         certificate_chain: instance
-            .authority()
+            .app_ca()
             .issue(&params, &CertKey::new(key.clone()))
             .map_err(|error| format!("{REFUSED}: {error}"))?,
         key: (*pem).clone(),
@@ -110,8 +112,8 @@ fn leaf(
         None => (SystemTime::now() + DEFAULT_VALIDITY).into(),
     };
     let mut extensions = Vec::new();
-    if let Some(app_id) = instance.authority().app_id() {
-        extensions.push(octets(&APP_ID, &app_id));
+    if instance.world.key_provider() == KeyProvider::Kms {
+        extensions.push(octets(&APP_ID, &instance.world.app_id()));
     }
     if wanted.with_app_info {
         extensions.push(octets(&APP_INFO, &attestation::app_info(instance)));
@@ -132,6 +134,11 @@ fn report_data(key: &SigningKey) -> [u8; 64] {
         .chain_update(pki::spki(key))
         .finalize()
         .into()
+}
+
+/// All of dstack's extensions are DER OCTET STRINGs.
+fn octets(oid: &[u64], bytes: &[u8]) -> CustomExtension {
+    CustomExtension::from_oid_content(oid, der(0x04, bytes))
 }
 
 fn time(name: &str, seconds: u64) -> Result<SystemTime, String> {
