@@ -2,7 +2,7 @@
 //! paths, URLs, addresses and ports. Their logs are files in the data directory. Each can be killed and started again
 //! from its disk.
 
-use super::{Plan, World};
+use super::{CREDITS, Plan, World};
 use crate::prompt::{Down, Hands};
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
@@ -204,6 +204,8 @@ fn spawn(program: &Path, arguments: &[String], log: &Path, number: u64) -> anyho
 
 fn arguments(plan: &Plan, node: u64, home: &Path, world: &World) -> Vec<String> {
     let text = |path: &Path| path.display().to_string();
+    let credits = plan.initial_credit.map(|credit| credit.to_string());
+    let credits = credits.map(|credits| [format!("--{CREDITS}"), credits]);
     [
         ("node", None),
         ("", Some(node.to_string())),
@@ -220,5 +222,6 @@ fn arguments(plan: &Plan, node: u64, home: &Path, world: &World) -> Vec<String> 
     .into_iter()
     .flat_map(|(option, value)| [Some(option.to_owned()).filter(|o| !o.is_empty()), value])
     .flatten()
+    .chain(credits.into_iter().flatten())
     .collect()
 }

@@ -17,6 +17,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use synod_wire::Wh;
 use tokio::sync::{Mutex, Notify};
 use world::World;
 
@@ -24,6 +25,8 @@ use world::World;
 const NODES_MAX: u64 = 9;
 /// From the first child to the first leader.
 const LEADER_WITHIN: Duration = Duration::from_secs(60);
+/// Option of `up` and of its nodes; `DS_INITIAL_CREDITS` says the same.
+const CREDITS: &str = "initial-credits";
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) fn arguments(command: Command) -> Command {
@@ -61,6 +64,9 @@ pub(crate) fn arguments(command: Command) -> Command {
         ))
         .arg(arg("profile", "lan", "Timing: lan or seed"))
         .arg(arg("log-level", "info", "Filter of the nodes' log files"))
+        .arg(Arg::new(CREDITS).long(CREDITS).value_name("VALUE").help(
+            "Credits of each node, agreed on at the cluster's birth [env DS_INITIAL_CREDITS]",
+        ))
         .arg(
             Arg::new("no-prompt")
                 .long("no-prompt")
@@ -79,12 +85,14 @@ pub(crate) struct Plan {
     pub multicast_port: u16,
     pub profile: String,
     pub log_level: String,
+    /// Credits of each node; none = the nodes' default.
+    pub initial_credit: Option<Wh>,
     /// Read commands when the cluster is ready.
     pub prompt: bool,
 }
 
 impl Plan {
-    fn from(args: &ArgMatches) -> anyhow::Result<Self> {
+    fn from(args: &ArgMatches, env: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
         let mut faults = Vec::new();
         let mut port = |name: &str| {
             let text = args.get_one::<String>(name).map_or("", String::as_str);
@@ -135,6 +143,10 @@ impl Plan {
                 udp.end - 1
             ));
         }
+        let initial_credit = initial_credit(args, env).unwrap_or_else(|fault| {
+            faults.push(fault);
+            None
+        });
         anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n       "));
         let (profile, log_level) = (text("profile"), text("log-level"));
         Ok(Self {
@@ -146,6 +158,7 @@ impl Plan {
             multicast_port,
             profile,
             log_level,
+            initial_credit,
             prompt: !args.get_flag("no-prompt"),
         })
     }
@@ -159,8 +172,27 @@ impl Plan {
     }
 }
 
+/// The nodes' environment is empty, so what it says about credits is handed on by a word of their command lines.
+fn initial_credit(
+    args: &ArgMatches,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<Wh>, String> {
+    let variable = "DS_INITIAL_CREDITS";
+    let (origin, text) = match args.get_one::<String>(CREDITS) {
+        Some(text) => (format!("--{CREDITS}"), text.clone()),
+        None => (variable.to_owned(), env(variable).unwrap_or_default()),
+    };
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let credit = text.parse::<Wh>();
+    credit
+        .map(Some)
+        .map_err(|why| format!("{origin}: {why}; correct the value, or leave it out"))
+}
+
 pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
-    let plan = Plan::from(args)?;
+    let plan = Plan::from(args, &crate::variable)?;
     let kept = args.get_one::<String>("data-dir").map(PathBuf::from);
     let temporary = if kept.is_none() {
         Some(tempfile::Builder::new().prefix("synod-").tempdir()?)
@@ -327,4 +359,42 @@ fn ports_free(plan: &Plan) -> anyhow::Result<()> {
     }
     anyhow::ensure!(taken.is_empty(), "{}", taken.join("\n       "));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(words: &[&str], credits: Option<&str>) -> Result<Plan, String> {
+        let args = arguments(Command::new("up"))
+            .try_get_matches_from(["up"].iter().chain(words))
+            .map_err(|why| why.to_string())?;
+        let env = |name: &str| {
+            let credits = credits.filter(|_| name == "DS_INITIAL_CREDITS");
+            credits.map(str::to_owned)
+        };
+        Plan::from(&args, &env).map_err(|why| format!("{why:#}"))
+    }
+
+    #[test]
+    fn credits_of_the_environment_reach_the_plan_and_the_command_line_wins() {
+        let credit = |words: &[&str], env| plan(words, env).expect("complete").initial_credit;
+        assert_eq!(credit(&[], None), None);
+        assert_eq!(credit(&[], Some("")), None);
+        assert_eq!(credit(&[], Some("50")), Some(Wh(50_000)));
+        assert_eq!(
+            credit(&["--initial-credits", "2.5"], Some("50")),
+            Some(Wh(2_500))
+        );
+    }
+
+    #[test]
+    fn malformed_credits_are_refused_with_the_other_faults_before_anything_starts() {
+        let text = plan(&["--nodes", "10"], Some("lots"))
+            .map(drop)
+            .expect_err("two faults");
+        for part in ["--nodes", "DS_INITIAL_CREDITS", "lots"] {
+            assert!(text.contains(part), "{part} is missing in: {text}");
+        }
+    }
 }
