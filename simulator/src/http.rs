@@ -1,95 +1,202 @@
-//! HTTP/1.1 as the guest agent speaks it: which request is a call, and in which shape the answer goes back.
+//! HTTP/1.1 as the guest agent speaks it: which request is a call, in which encoding, and how its answer goes back.
 //!
-//! Rule: routes, verbs, status codes and headers are those that were recorded from a real agent. A protobuf body is
-//! refused with a JSON error that says so (a real agent takes it).
+//! Rule: routes, verbs, status codes, headers and the pages of the web framework are those that were recorded from a
+//! real agent. `/v0/` is besides what version 0.5.11 has: later agents serve the same methods there.
 
 use crate::{
-    api::{self, Arguments},
+    api::{self, Arguments, messages::Failure},
     instance::Instance,
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::{ACCEPT, CONTENT_TYPE, HeaderValue, SERVER},
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::{Body, Bytes},
+    header::{ACCEPT, CONTENT_TYPE, HeaderValue},
 };
-use std::time::Duration;
+use prost::Message as _;
+use std::{error::Error, time::Duration};
 
 /// Body limit of the real agent.
 pub const BODY_MAX: usize = 10 * 1024 * 1024;
 /// A body must be complete within this time.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Which of an agent's sockets a request came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// `dstack.sock`: methods at `/` and at `/v0/`.
+    Dstack,
+    /// `tappd.sock`, for old clients: methods at `/prpc/`, with or without `Tappd.` before their names.
+    Tappd,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Json,
+    Protobuf,
+}
+
 /// Answers one request.
-pub async fn respond(instance: &Instance, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let accepts_json = request
-        .headers()
-        .get(ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|a| a.contains("json"));
-    let method = match route(request.method(), request.uri().path()) {
+pub async fn respond<B>(
+    instance: &Instance,
+    surface: Surface,
+    request: Request<B>,
+) -> Response<Full<Bytes>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let method = match route(surface, request.method(), request.uri().path()) {
         Ok(method) => method,
-        Err(status) => return page(status, accepts_json),
+        Err(status) => return page(status, prefers_json(request.headers())),
     };
     let query = request.uri().query().unwrap_or_default().to_owned();
     if request.method() != Method::POST {
-        return match decode_query(&query) {
-            Some(pairs) => json(api::call(instance, &method, Arguments::Query(pairs))),
-            None => json(Err("the query is not percent-encoded UTF-8".into())),
-        };
+        let answer = call(instance, surface, &method, Arguments::Query(&query)).await;
+        return answered(Encoding::Json, answer);
     }
-    let is_json = is_json(&request, &query);
-    let body = match read_body(request).await {
+    let flagged = json_flag(&query);
+    let typed = is_json(request.headers());
+    let body = match read_body(request.into_body()).await {
         Ok(body) => body,
-        Err(error) => return json(Err(error)),
+        // a real agent looks at the content type only when it has the body
+        Err(error) => {
+            return answered(
+                if flagged {
+                    Encoding::Json
+                } else {
+                    Encoding::Protobuf
+                },
+                Err(error),
+            );
+        }
     };
-    if !is_json {
-        return json(Err(
-            "this simulator reads JSON only (protobuf comes with the issue \"Guest agent\"); \
-            send the header Content-Type: application/json"
-                .into(),
-        ));
-    }
-    json(api::call(instance, &method, Arguments::Json(&body)))
+    let (encoding, arguments) = match flagged || typed {
+        true => (Encoding::Json, Arguments::Json(&body)),
+        false => (Encoding::Protobuf, Arguments::Protobuf(&body)),
+    };
+    answered(encoding, call(instance, surface, &method, arguments).await)
 }
 
-/// The method that a path names: `/<Method>` or `/v0/<Method>`; otherwise the status of the framework's page.
-fn route(verb: &Method, path: &str) -> Result<String, StatusCode> {
+async fn call(
+    instance: &Instance,
+    surface: Surface,
+    method: &str,
+    arguments: Arguments<'_>,
+) -> api::Answer {
+    match surface {
+        Surface::Dstack => api::call(instance, method, arguments).await,
+        Surface::Tappd => api::tappd::call(instance, method, arguments).await,
+    }
+}
+
+/// The method that a path names, or the status of the framework's page. Empty segments do not count, but for the last.
+fn route(surface: Surface, verb: &Method, path: &str) -> Result<String, StatusCode> {
     if !matches!(*verb, Method::GET | Method::POST | Method::HEAD) {
         return Err(StatusCode::NOT_FOUND);
     }
-    let path = path.trim_start_matches('/');
-    let name = path.strip_prefix("v0/").unwrap_or(path);
+    let mut segments: Vec<&str> = path
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .collect();
+    if path.ends_with('/') {
+        segments.push("");
+    }
+    let name = match (surface, &segments[..]) {
+        (Surface::Dstack, [name] | ["v0", name]) | (Surface::Tappd, ["prpc", name]) => name,
+        _ => return Err(StatusCode::NOT_FOUND),
+    };
     if name.is_empty() {
         return Err(StatusCode::UNPROCESSABLE_ENTITY);
     }
-    if name.contains('/') {
-        return Err(StatusCode::NOT_FOUND);
+    let name = String::from_utf8_lossy(&percent_decode(name.as_bytes())).into_owned();
+    Ok(match surface {
+        Surface::Dstack => name,
+        Surface::Tappd => name.trim_start_matches("Tappd.").to_owned(),
+    })
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    text(headers.get(CONTENT_TYPE))
+        .split(';')
+        .next()
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// Whether the first field `json` of a query is on.
+fn json_flag(query: &str) -> bool {
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .find(|(name, _)| *name == "json")
+        .is_some_and(|(_, value)| matches!(value, "" | "1" | "true"))
+}
+
+/// Whether JSON is the first of those that the client likes best.
+fn prefers_json(headers: &HeaderMap) -> bool {
+    let mut best = (0.0, false);
+    for range in text(headers.get(ACCEPT)).split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let is_json = parts
+            .next()
+            .is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
+        let weight = parts
+            .find_map(|part| part.strip_prefix("q="))
+            .map_or(Ok(1.0), str::parse::<f32>);
+        if let Ok(weight) = weight
+            && weight > best.0
+        {
+            best = (weight, is_json);
+        }
     }
-    percent_decode(name, false).ok_or(StatusCode::NOT_FOUND)
+    best.1
 }
 
-fn is_json(request: &Request<Incoming>, query: &str) -> bool {
-    let typed = request
-        .headers()
-        .get(CONTENT_TYPE)
+fn text(header: Option<&HeaderValue>) -> &str {
+    header
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
-    typed
-        || query
-            .split('&')
-            .any(|pair| matches!(pair, "json" | "json=true" | "json=1"))
+        .unwrap_or_default()
 }
 
-async fn read_body(request: Request<Incoming>) -> Result<Bytes, String> {
-    let body = Limited::new(request.into_body(), BODY_MAX).collect();
+/// Percent-decoding; what is no escape stays.
+pub fn percent_decode(mut rest: &[u8]) -> Vec<u8> {
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let mut decoded = Vec::with_capacity(rest.len());
+    while let [first, tail @ ..] = rest {
+        let escaped = match rest {
+            [b'%', high, low, after @ ..] => digit(*high)
+                .zip(digit(*low))
+                .map(|(high, low)| (high << 4 | low, after)),
+            _ => None,
+        };
+        let (byte, after) = escaped.unwrap_or((*first, tail));
+        decoded.push(byte);
+        rest = after;
+    }
+    decoded
+}
+
+async fn read_body<B>(body: B) -> Result<Bytes, String>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let body = Limited::new(body, BODY_MAX).collect();
     match tokio::time::timeout(BODY_TIMEOUT, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             Err("failed to read data: payload too large".into())
         }
-        Ok(Err(error)) => Err(format!("failed to read data: {error}")),
+        Ok(Err(error)) => Err(format!(
+            "failed to read data: failed to read data: {}",
+            chain(error.as_ref())
+        )),
         Err(_) => Err(format!(
             "failed to read data: no complete body within {} s",
             BODY_TIMEOUT.as_secs()
@@ -97,80 +204,94 @@ async fn read_body(request: Request<Incoming>) -> Result<Bytes, String> {
     }
 }
 
-fn json(answer: api::Answer) -> Response<Full<Bytes>> {
-    let (status, body) = match answer {
-        Ok(body) => (StatusCode::OK, body),
-        Err(error) => {
-            let quoted = serde_json::Value::String(error);
-            (
+/// An error and what it came from.
+fn chain(error: &dyn Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+fn answered(encoding: Encoding, answer: api::Answer) -> Response<Full<Bytes>> {
+    let kind = match encoding {
+        Encoding::Json => "application/json",
+        Encoding::Protobuf => "application/octet-stream",
+    };
+    match (answer, encoding) {
+        (Ok(body), _) => reply(StatusCode::OK, kind, body),
+        (Err(message), Encoding::Json) => {
+            let quoted = serde_json::Value::String(message);
+            reply(
                 StatusCode::BAD_REQUEST,
-                format!("{{\n  \"error\": {quoted}\n}}"),
+                kind,
+                format!("{{\n  \"error\": {quoted}\n}}").into_bytes(),
             )
         }
-    };
-    reply(status, "application/json", body)
+        (Err(message), Encoding::Protobuf) => reply(
+            StatusCode::BAD_REQUEST,
+            kind,
+            Failure { message }.encode_to_vec(),
+        ),
+    }
 }
 
 /// The pages of the real agent's web framework, which know nothing of the API.
-fn page(status: StatusCode, accepts_json: bool) -> Response<Full<Bytes>> {
-    let reason = status.canonical_reason().unwrap_or_default();
-    if accepts_json {
-        let error = serde_json::json!({"error": {
-            "code": status.as_u16(), "reason": reason, "description": "There is no such page on a guest agent."}});
-        return reply(status, "application/json", format!("{error:#}"));
+fn page(status: StatusCode, prefers_json: bool) -> Response<Full<Bytes>> {
+    let (code, reason) = (
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+    );
+    let description = match status {
+        StatusCode::UNPROCESSABLE_ENTITY => {
+            "The request was well-formed but was unable to be followed due to semantic errors."
+        }
+        _ => "The requested resource could not be found.",
+    };
+    if prefers_json {
+        let body = format!(
+            "{{\n  \"error\": {{\n    \"code\": {code},\n    \"reason\": \"{reason}\",\n    \
+             \"description\": \"{description}\"\n  }}\n}}"
+        );
+        return reply(status, "application/json", body.into_bytes());
     }
     let body = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n    <title>{} {reason}</title>\n</head>\n<body>\n    \
-         <h1>{0}: {reason}</h1>\n</body>\n</html>",
-        status.as_u16()
+        r#"<!DOCTYPE html>
+<html lang="en">
+<head>
+    <meta charset="utf-8">
+    <meta name="color-scheme" content="light dark">
+    <title>{code} {reason}</title>
+</head>
+<body align="center">
+    <div role="main" align="center">
+        <h1>{code}: {reason}</h1>
+        <p>{description}</p>
+        <hr />
+    </div>
+    <div role="contentinfo" align="center">
+        <small>Rocket</small>
+    </div>
+</body>
+</html>"#
     );
-    reply(status, "text/html; charset=utf-8", body)
+    reply(status, "text/html; charset=utf-8", body.into_bytes())
 }
 
-fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+fn reply(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(SERVER, HeaderValue::from_static("dstack Simulator"));
-    headers.insert(
-        "x-content-type-options",
-        HeaderValue::from_static("nosniff"),
-    );
-    headers.insert("x-frame-options", HeaderValue::from_static("SAMEORIGIN"));
-    headers.insert(
-        "permissions-policy",
-        HeaderValue::from_static("interest-cohort=()"),
-    );
-    response
-}
-
-fn decode_query(query: &str) -> Option<Vec<(String, String)>> {
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Some((percent_decode(name, true)?, percent_decode(value, true)?))
-        })
-        .collect()
-}
-
-/// Percent-decoding; in a query `+` is a space. `None` for a broken escape or no UTF-8.
-fn percent_decode(text: &str, plus_is_space: bool) -> Option<String> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' if plus_is_space => b' ',
-            b'%' => {
-                let (high, low) = (char::from(bytes.next()?), char::from(bytes.next()?));
-                u8::try_from(high.to_digit(16)? * 16 + low.to_digit(16)?).ok()?
-            }
-            other => other,
-        });
+    for (name, value) in [
+        ("content-type", kind),
+        ("server", "dstack Simulator"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "SAMEORIGIN"),
+        ("permissions-policy", "interest-cohort=()"),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
-    String::from_utf8(decoded).ok()
+    response
 }
 
 #[cfg(test)]
@@ -178,28 +299,90 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_one_segment_or_one_below_v0() {
-        assert_eq!(route(&Method::POST, "/GetKey"), Ok("GetKey".into()));
-        assert_eq!(route(&Method::POST, "//GetKey"), Ok("GetKey".into()));
-        assert_eq!(route(&Method::GET, "/%47etKey"), Ok("GetKey".into()));
-        assert_eq!(route(&Method::GET, "/v0/GetKey"), Ok("GetKey".into()));
-        assert_eq!(
-            route(&Method::GET, "/"),
-            Err(StatusCode::UNPROCESSABLE_ENTITY)
-        );
-        assert_eq!(route(&Method::GET, "/GetKey/"), Err(StatusCode::NOT_FOUND));
-        assert_eq!(
-            route(&Method::GET, "/prpc/GetKey"),
-            Err(StatusCode::NOT_FOUND)
-        );
-        assert_eq!(route(&Method::PUT, "/GetKey"), Err(StatusCode::NOT_FOUND));
+    fn a_path_is_one_segment_or_one_below_v0_and_on_tappd_below_prpc() {
+        let dstack = |verb, path| route(Surface::Dstack, &verb, path);
+        for path in [
+            "/GetKey",
+            "//GetKey",
+            "/%47etKey",
+            "/v0/GetKey",
+            "/v0//GetKey",
+        ] {
+            assert_eq!(dstack(Method::GET, path), Ok("GetKey".into()), "{path}");
+        }
+        for path in [
+            "/GetKey/",
+            "/prpc/GetKey",
+            "/v0/GetKey/",
+            "/v1/GetKey",
+            "/a/v0/GetKey",
+        ] {
+            assert_eq!(
+                dstack(Method::POST, path),
+                Err(StatusCode::NOT_FOUND),
+                "{path}"
+            );
+        }
+        for path in ["/", "//", "/v0/"] {
+            assert_eq!(
+                dstack(Method::GET, path),
+                Err(StatusCode::UNPROCESSABLE_ENTITY),
+                "{path}"
+            );
+        }
+        assert_eq!(dstack(Method::PUT, "/GetKey"), Err(StatusCode::NOT_FOUND));
+
+        let tappd = |path| route(Surface::Tappd, &Method::POST, path);
+        assert_eq!(tappd("/prpc/Tappd.Info"), Ok("Info".into()));
+        assert_eq!(tappd("/prpc/Info"), Ok("Info".into()));
+        assert_eq!(tappd("/Info"), Err(StatusCode::NOT_FOUND));
+        assert_eq!(tappd("/"), Err(StatusCode::NOT_FOUND));
+        assert_eq!(tappd("/v0/Info"), Err(StatusCode::NOT_FOUND));
     }
 
     #[test]
-    fn a_broken_escape_decodes_to_nothing() {
-        assert_eq!(percent_decode("a%2Fb+c", true).as_deref(), Some("a/b c"));
-        for broken in ["%", "%4", "%zz", "%ff"] {
-            assert_eq!(percent_decode(broken, true), None, "{broken}");
+    fn what_is_no_escape_stays() {
+        for (text, decoded) in [
+            ("a%2Fb", "a/b"),
+            ("%", "%"),
+            ("%4", "%4"),
+            ("%zz%41", "%zzA"),
+            ("+", "+"),
+        ] {
+            assert_eq!(
+                percent_decode(text.as_bytes()),
+                decoded.as_bytes(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_json_field_of_a_query_counts() {
+        for (query, on) in [
+            ("json", true),
+            ("json=", true),
+            ("a&json=1", true),
+            ("json=false&json", false),
+            ("", false),
+        ] {
+            assert_eq!(json_flag(query), on, "{query}");
+        }
+    }
+
+    #[test]
+    fn json_is_preferred_where_it_weighs_most_and_comes_first() {
+        for (accept, json) in [
+            ("application/json", true),
+            ("text/html, application/json", false),
+            ("text/html;q=0.5, application/json", true),
+            ("*/*", false),
+            ("application/json;q=x", false),
+        ] {
+            let headers = [(ACCEPT, HeaderValue::from_static(accept))]
+                .into_iter()
+                .collect();
+            assert_eq!(prefers_json(&headers), json, "{accept}");
         }
     }
 }
