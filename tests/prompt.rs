@@ -223,6 +223,43 @@ async fn the_nine_words_and_the_seven_lines() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_offer_to_a_failed_node_says_that_it_waits_and_settles_when_the_node_is_back()
+-> Result<()> {
+    let _turn = turn().await;
+    let Some(lan) = Lan::alone()? else {
+        return Ok(());
+    };
+    let dir = tempfile::tempdir()?;
+    let (mut pty, _chain) = up(&lan, dir.path())?;
+    ask(
+        &mut pty,
+        "kill 2",
+        &["Node 1: Node 2 FAILED (sustained heartbeat absence)"],
+    )?;
+    ask(
+        &mut pty,
+        "sell 2 30",
+        &[
+            "(sell 30 to Node 2) waits: Node 2 does not answer; the offer lives until",
+            "UTC (",
+        ],
+    )?;
+    ask(
+        &mut pty,
+        "start 2",
+        &["Node 1: SELL 30 credits to Node 2 [100 -> 70]"],
+    )?;
+    // whoever is heard gets no such word: the next line about this trade is its end
+    pty.type_line("sell 3 5")?;
+    let told = pty.expect("Node 1: SELL 5 credits to Node 3 [70 -> 65]", SOON)?;
+    ensure!(!told.contains("waits"), "{told}");
+    ask(&mut pty, "quit", &["Shutting down..."])?;
+    let ended = pty.wait(SOON)?;
+    ensure!(ended.success(), "{ended}\n{}", pty.transcript());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_and_end_of_input_leave_with_leave() -> Result<()> {
     let _turn = turn().await;
     for leave in [Pty::send_ctrl_c, Pty::send_eof] {
