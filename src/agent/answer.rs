@@ -153,22 +153,32 @@ pub fn quote(body: &[u8], asked: &[u8; 64]) -> Result<Quote, AgentError> {
     let echo: [u8; 64] = fixed(METHOD, "report_data", &json.report_data)?;
     same_report_data("echo", asked, &echo)?;
     let bytes = bytes_of(METHOD, "quote", &json.quote)?;
-    let quoted = bytes
-        .get(REPORT_DATA)
-        .ok_or_else(|| AgentError::Malformed {
-            method: METHOD,
-            expected: "a quote of more than 632 bytes".to_owned(),
-            found: format!("{} bytes", bytes.len()),
-        })?;
-    // an agent of a later generation may give a quote whose body starts elsewhere; only version 4 is read here
-    if bytes.starts_with(&[4, 0]) {
-        same_report_data("quote", asked, quoted)?;
-    }
+    same_report_data("quote", asked, quoted(&bytes)?)?;
     Ok(Quote {
         bytes,
         event_log: json.event_log,
         vm_config: json.vm_config,
     })
+}
+
+/// The report data inside a quote. Of another version we would not know where they stand, and who could hide them
+/// behind an unknown version would not be asked at all.
+fn quoted(quote: &[u8]) -> Result<&[u8], AgentError> {
+    let malformed = |found| AgentError::Malformed {
+        method: "GetQuote",
+        expected: "a quote of version 4 with a TDX report".to_owned(),
+        found,
+    };
+    match quote {
+        [4, 0, ..] => quote
+            .get(REPORT_DATA)
+            .ok_or_else(|| malformed(format!("{} bytes", quote.len()))),
+        [low, high, ..] => Err(malformed(format!(
+            "version {}",
+            u16::from_le_bytes([*low, *high])
+        ))),
+        _ => Err(malformed(format!("{} bytes", quote.len()))),
+    }
 }
 
 /// Compares without stopping at the first difference.

@@ -126,11 +126,7 @@ pub fn verify(
 
     let expected = match kms_root {
         KmsRoot::Address(address) => *address,
-        KmsRoot::Public(public) => {
-            let key = VerifyingKey::from_sec1_bytes(public)
-                .map_err(|_| ChainRefused::BadAnchor { found: *public })?;
-            address(&key)
-        }
+        KmsRoot::Public(public) => address(&anchor(public)?),
     };
     let found = address(&root);
     if found == expected {
@@ -138,6 +134,15 @@ pub fn verify(
     } else {
         Err(ChainRefused::OtherRoot { expected, found })
     }
+}
+
+/// One text for one key: SEC1 has a second compressed form (tag 5), which stands for the even point as well.
+fn anchor(public: &[u8; 33]) -> Result<VerifyingKey, ChainRefused> {
+    let compressed = matches!(public, [2 | 3, ..]);
+    VerifyingKey::from_sec1_bytes(public)
+        .ok()
+        .filter(|_| compressed)
+        .ok_or(ChainRefused::BadAnchor { found: *public })
 }
 
 /// Ethereum address of a public key.
@@ -329,6 +334,34 @@ mod tests {
             check(|_, _, root| *root = KmsRoot::Public([0; 33])),
             Err(ChainRefused::BadAnchor { found: [0; 33] })
         );
+    }
+
+    #[test]
+    fn an_anchor_has_one_form_only() {
+        // an even root, which SEC1's compact form would name too
+        let even = (1..=99)
+            .map(key)
+            .find(|key| compressed(key.verifying_key())[0] == 2);
+        let root = even.unwrap();
+        let app = compressed(key(2).verifying_key());
+        let upper = sign(&root, &[&b"dstack-kms-issued:"[..], &APP_ID, &app].concat());
+        let with_tag = |tag| {
+            check(|_, chain, anchor| {
+                let mut public = compressed(root.verifying_key());
+                public[0] = tag;
+                *anchor = KmsRoot::Public(public);
+                chain[1] = upper.clone();
+            })
+        };
+        assert_eq!(with_tag(2), Ok(Chain { app_public: app }));
+        assert!(matches!(with_tag(3), Err(ChainRefused::OtherRoot { .. })));
+        for tag in [0, 1, 4, 5, 6, 7] {
+            let result = with_tag(tag);
+            assert!(
+                matches!(result, Err(ChainRefused::BadAnchor { .. })),
+                "{tag}: {result:?}"
+            );
+        }
     }
 
     #[test]

@@ -204,8 +204,10 @@ async fn read(mut body: Incoming, limit: usize) -> Result<Body, Broken> {
 enum Broken {
     /// The connection ended before the answer did.
     Stale(String),
-    /// No connection, or no HTTP.
+    /// No connection.
     Other(String),
+    /// Somebody answers, but not in HTTP.
+    NoHttp(String),
     /// We stopped reading.
     TooLarge { limit: usize },
 }
@@ -218,6 +220,11 @@ impl Broken {
                 method,
                 cause: printable(&cause),
             },
+            Self::NoHttp(cause) => AgentError::Malformed {
+                method,
+                expected: "HTTP/1.1".to_owned(),
+                found: printable(&cause),
+            },
             Self::TooLarge { limit } => AgentError::TooLarge { method, limit },
         }
     }
@@ -229,7 +236,9 @@ fn broken(error: &legacy::Error) -> Broken {
         .source()
         .and_then(|e| e.downcast_ref::<hyper::Error>())
         .is_some_and(hyper::Error::is_parse);
-    if error.is_connect() || no_http {
+    if no_http {
+        Broken::NoHttp(cause)
+    } else if error.is_connect() {
         Broken::Other(cause)
     } else {
         Broken::Stale(cause)

@@ -25,7 +25,7 @@ impl Agent {
         let agent = Self::new(socket)?;
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
-        let mut said: Option<(String, Instant)> = None;
+        let mut said = Said::default();
         loop {
             let left = deadline.saturating_sub(started.elapsed());
             let error = match probe(socket, left.clamp(SHORTEST_PROBE, PROBE_TIMEOUT)).await {
@@ -40,16 +40,29 @@ impl Agent {
                 });
             }
             let message = format!("waiting for the guest agent: {error}");
-            if said
-                .as_ref()
-                .is_none_or(|(last, when)| *last != message || when.elapsed() >= SAY_AGAIN)
-            {
+            if said.is_due(&message, Instant::now()) {
                 on_wait(&message);
-                said = Some((message, Instant::now()));
             }
             tokio::time::sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+}
+
+/// What was said last, so that a log shows each reason at once and a lasting one every few seconds.
+#[derive(Default)]
+struct Said(Option<(String, Instant)>);
+
+impl Said {
+    fn is_due(&mut self, message: &str, now: Instant) -> bool {
+        let fresh = |(last, when): &(String, Instant)| {
+            last == message && now.saturating_duration_since(*when) < SAY_AGAIN
+        };
+        if self.0.as_ref().is_some_and(fresh) {
+            return false;
+        }
+        self.0 = Some((message.to_owned(), now));
+        true
     }
 }
 
@@ -100,4 +113,33 @@ async fn probe(socket: &Path, limit: Duration) -> Result<(), AgentError> {
         .version()
         .await
         .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_said_when_it_changes_and_every_five_seconds() {
+        let start = Instant::now();
+        let mut said = Said::default();
+        let mut heard = Vec::new();
+        // asked every 100 ms for 16 s; the reason changes once, after 7 s
+        for tick in 0..160_u64 {
+            let now = start + Duration::from_millis(100 * tick);
+            let reason = if tick < 70 { "no socket" } else { "silence" };
+            if said.is_due(reason, now) {
+                heard.push((tick, reason));
+            }
+        }
+        assert_eq!(
+            heard,
+            [
+                (0, "no socket"),
+                (50, "no socket"),
+                (70, "silence"),
+                (120, "silence")
+            ]
+        );
+    }
 }

@@ -54,10 +54,9 @@ async fn info_gives_the_ids_of_the_simulated_instance() {
     assert_eq!(info.instance_id, s.world.instance_id(&[4; 32]));
     assert_eq!(info.compose_hash, s.world.compose_hash());
     assert!(info.app_name.contains("SIMULATED"));
-    assert_eq!(
-        s.agent.version().await.unwrap().version,
-        dstack_simulator::AGENT_VERSION
-    );
+    let version = s.agent.version().await.unwrap();
+    assert_eq!(version.version, dstack_simulator::AGENT_VERSION);
+    assert_eq!(version.server, "dstack Simulator");
 }
 
 #[tokio::test]
@@ -102,10 +101,11 @@ async fn a_quote_carries_the_report_data_that_was_asked_for() {
 }
 
 /// A server that answers connection n, request m with `script(n, m)`; `None` closes the connection instead, an empty
-/// answer is silence, and after `connection: close` it does what it says.
+/// answer is silence, and after `connection: close`, in whatever header, it closes.
 struct Liar {
     agent: Agent,
     connections: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
     _dir: tempfile::TempDir,
 }
 
@@ -114,6 +114,12 @@ fn liar(script: impl Fn(usize, usize) -> Option<Vec<u8>> + Send + Sync + 'static
     let socket = dir.path().join("liar.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
+    let requests = Arc::new(AtomicUsize::new(0));
+    let asked = requests.clone();
+    let script = move |n, m| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        script(n, m)
+    };
     let (count, script) = (connections.clone(), Arc::new(script));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -125,6 +131,7 @@ fn liar(script: impl Fn(usize, usize) -> Option<Vec<u8>> + Send + Sync + 'static
     Liar {
         agent,
         connections,
+        requests,
         _dir: dir,
     }
 }
@@ -204,6 +211,102 @@ async fn a_server_that_always_closes_is_asked_twice_and_is_then_unavailable() {
     assert!(matches!(error, AgentError::Unreachable { .. }), "{error}");
     assert_eq!(error.family(), Family::Unavailable);
     assert_eq!(liar.connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn after_a_good_answer_a_server_that_drops_everything_gets_two_attempts_and_no_more() {
+    let liar = liar(|n, m| (n == 0 && m == 0).then(|| ok(VERSION)));
+    liar.agent.version().await.unwrap();
+    let error = liar.agent.version().await.unwrap_err();
+    assert!(matches!(error, AgentError::Unreachable { .. }), "{error}");
+    // the pooled connection, and one of its own
+    assert_eq!(liar.requests.load(Ordering::SeqCst), 1 + 2);
+    assert_eq!(liar.connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_closes_each_idle_connection_unannounced_is_never_noticed() {
+    let closing = format!(
+        "HTTP/1.1 200 OK\r\nx-then: connection: close\r\ncontent-length: {}\r\n\r\n{VERSION}",
+        VERSION.len()
+    );
+    let liar = liar(move |_, _| Some(closing.clone().into_bytes()));
+    for _ in 0..20 {
+        liar.agent.version().await.unwrap();
+    }
+    assert_eq!(liar.connections.load(Ordering::SeqCst), 20);
+    assert_eq!(liar.requests.load(Ordering::SeqCst), 20);
+}
+
+#[tokio::test]
+async fn many_calls_at_once_survive_that_every_connection_is_good_for_one_answer() {
+    let liar = liar(|_, m| (m == 0).then(|| ok(VERSION)));
+    for _ in 0..4 {
+        let calls = (0..8).map(|_| {
+            let agent = liar.agent.clone();
+            tokio::spawn(async move { agent.version().await })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            call.await.unwrap().unwrap();
+        }
+    }
+}
+
+fn info_json(name: &str) -> String {
+    let (app, hash) = ("22".repeat(20), "11".repeat(32));
+    format!(
+        r#"{{"app_id":"{app}","instance_id":"","compose_hash":"{hash}","app_name":"{name}","tcb_info":"","key_provider_info":""}}"#
+    )
+}
+
+#[tokio::test]
+async fn info_is_asked_once_by_all_clones_at_once_and_again_only_when_asked_afresh() {
+    let answers = Arc::new(AtomicUsize::new(0));
+    let liar = liar(move |_, _| {
+        let name = format!("answer {}", answers.fetch_add(1, Ordering::SeqCst));
+        Some(ok(&info_json(&name)))
+    });
+    let calls = (0..20).map(|_| {
+        let agent = liar.agent.clone();
+        tokio::spawn(async move { agent.info().await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap().unwrap().app_name, "answer 0");
+    }
+    assert_eq!(liar.requests.load(Ordering::SeqCst), 1);
+    let afresh = liar.agent.info_afresh().await.unwrap();
+    assert_eq!(afresh.app_name, "answer 1");
+    assert_eq!(liar.agent.clone().info().await.unwrap(), afresh);
+    assert_eq!(liar.requests.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_failed_info_is_not_kept_and_nobody_waits_for_the_failures_of_all_before_him() {
+    let busy = liar(|_, m| {
+        Some(if m == 0 {
+            http("400 Bad Request", "application/json", r#"{"error":"busy"}"#)
+        } else {
+            ok(&info_json("late"))
+        })
+    });
+    busy.agent.info().await.unwrap_err();
+    assert_eq!(busy.agent.info().await.unwrap().app_name, "late");
+
+    let silent = liar(|_, _| Some(Vec::new()));
+    let calls = (0..20).map(|_| {
+        let agent = silent.agent.clone();
+        tokio::spawn(async move { agent.info().await })
+    });
+    let all = async {
+        for call in calls.collect::<Vec<_>>() {
+            let error = call.await.unwrap().unwrap_err();
+            assert!(matches!(error, AgentError::TimedOut { .. }), "{error}");
+        }
+    };
+    // each within twice the limit of 2 s, not the last after 40 s
+    tokio::time::timeout(Duration::from_secs(20), all)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -339,6 +442,9 @@ async fn answers_that_are_not_the_protocol_are_refused() {
         let error = liar.agent.version().await.unwrap_err();
         assert!(matches!(error, AgentError::Malformed { .. }), "{error}");
     }
+    // the body decides; who mislabels a good one is understood
+    let mislabelled = liar(|_, _| Some(http("200 OK", "text/html", VERSION)));
+    mislabelled.agent.version().await.unwrap();
     for app_id in [
         "",
         "00",
@@ -392,6 +498,29 @@ async fn an_endless_answer_is_cut_at_the_limit() {
         matches!(error, AgentError::TooLarge { method: "Info", .. }),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_small_answer_may_have_64_kib_and_not_a_byte_more() {
+    for (length, fits) in [(65_536, true), (65_537, false)] {
+        let liar = liar(move |_, _| {
+            Some(ok(&format!(
+                "{VERSION}{}",
+                " ".repeat(length - VERSION.len())
+            )))
+        });
+        let result = liar.agent.version().await;
+        let too_large = matches!(result, Err(AgentError::TooLarge { limit: 65_536, .. }));
+        assert_eq!((result.is_ok(), too_large), (fits, !fits));
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_speak_http_is_no_agent() {
+    let liar = liar(|_, _| Some(b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()));
+    let error = liar.agent.version().await.unwrap_err();
+    assert!(matches!(error, AgentError::Malformed { .. }), "{error}");
+    assert_eq!(liar.requests.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
