@@ -176,3 +176,41 @@ impl AppKeys {
         SigningKey::from_slice(&*self.root).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::WorldSpec;
+    use std::time::{Duration, Instant};
+
+    const TIME: Duration = Duration::from_millis(50);
+
+    fn boot(traits: Traits) -> Instance {
+        let world = World::build(WorldSpec::new([1; 32])).unwrap();
+        Instance::boot(Arc::new(world), &[2; 32], traits)
+    }
+
+    #[tokio::test]
+    async fn a_quote_that_nobody_waits_for_any_more_keeps_its_turn() {
+        let instance = boot(Traits {
+            quote_time: TIME,
+            ..Traits::default()
+        });
+        let start = Instant::now();
+        tokio::select! {
+            biased;
+            _ = instance.turn() => panic!("a quote takes its time"),
+            () = std::future::ready(()) => {} // the client is gone
+        }
+        instance.turn().await.unwrap();
+        assert!(start.elapsed() >= 2 * TIME, "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn every_counts_from_one_and_zero_is_never() {
+        let hits = |n| (1..=6).filter(|count| every(n, *count)).collect::<Vec<_>>();
+        assert!(hits(0).is_empty());
+        assert_eq!(hits(1), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(hits(3), [3, 6]);
+    }
+}

@@ -1,91 +1,41 @@
 //! `dstack-simulator`: serves guest agents on Unix sockets until it gets a signal.
 //!
-//! It prints what a contract must be configured with (KMS root, app id) and where each instance listens.
+//! It prints what a contract must be configured with (KMS root, app id), what a verifier must be told (compose hash,
+//! root of the quotes) and where each instance listens.
 
-use anyhow::{Context, bail};
+mod options;
+mod settings;
+
 use clap::Parser;
-use dstack_simulator::{DEVELOPMENT_COMPOSE, InstanceConfig, World, serve};
-use rand_core::RngCore;
-use std::{path::PathBuf, sync::Arc};
+use dstack_simulator::{EventLog, KeyProvider, Served, Traits, World, serve};
+use options::Options;
+use settings::Plan;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Most instances one process serves.
-const INSTANCES_MAX: u32 = 64;
-const COMPOSE_BYTES_MAX: u64 = 1024 * 1024;
-
-/// A dstack guest agent for machines without TDX. Keys and quotes are simulated: never use them for anything real.
-#[derive(Parser)]
-#[command(version)]
-struct Options {
-    /// Directory for the sockets node1.sock, node2.sock, ...
-    #[arg(long, conflicts_with = "socket", required_unless_present = "socket")]
-    dir: Option<PathBuf>,
-    /// One instance on exactly this socket
-    #[arg(long, conflicts_with = "instances")]
-    socket: Option<PathBuf>,
-    /// How many instances in the directory
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(INSTANCES_MAX)))]
-    instances: u32,
-    /// 32 bytes in hex: the same seed gives the same world [default: random]
-    #[arg(long)]
-    seed: Option<String>,
-    /// The app-compose.json of the app [default: a development text]
-    #[arg(long)]
-    compose: Option<PathBuf>,
-    /// 20 bytes in hex [default: the first 20 bytes of the compose hash]
-    #[arg(long)]
-    app_id: Option<String>,
-}
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
-    let seed = seed(options.seed.as_deref())?;
-    let compose = compose(options.compose.as_ref())?;
-    let app_id = options
-        .app_id
-        .as_deref()
-        .map(|text| bytes("--app-id", text))
-        .transpose()?;
-    let world = Arc::new(World::new(&seed, compose, app_id)?);
-
-    let sockets: Vec<PathBuf> = match (&options.socket, &options.dir) {
-        (Some(socket), _) => vec![socket.clone()],
-        (None, Some(dir)) => (1..=options.instances)
-            .map(|n| dir.join(format!("node{n}.sock")))
-            .collect(),
-        (None, None) => bail!("expected --dir or --socket, found neither"),
-    };
-    let configs: Vec<InstanceConfig> = (1u32..)
-        .zip(sockets)
-        .map(|(n, socket)| InstanceConfig::new(socket, dstack_simulator::instance_seed(&seed, n)))
-        .collect();
+    let plan = Plan::new(Options::parse())?;
+    let world = Arc::new(World::build(plan.spec)?);
+    let habits = plan.instances.first().map(|first| first.traits.clone());
 
     // before the sockets exist, so that a signal can no longer leave them behind
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
+    if let Some(warning) = plan.warning {
+        eprintln!("{warning}");
+    }
     println!(
         "SIMULATED guest agent: own root, not Intel's; no collateral yet, so quotes cannot be fully verified"
     );
-    println!(
-        "kms root address  0x{}",
-        hex::encode(world.kms_root_address())
-    );
-    println!("kms root public   {}", hex::encode(world.kms_root_public()));
-    println!("app id            0x{}", hex::encode(world.app_id()));
-    let lines: Vec<String> = configs
-        .iter()
-        .map(|config| {
-            let id = world
-                .instance_id(&config.seed)
-                .map_or_else(|| "none (no_instance_id)".to_owned(), hex::encode);
-            format!("instance          {id}  {}", config.socket.display())
-        })
-        .collect();
-    let running = serve(world, configs).await?;
-    println!("{}\nready", lines.join("\n"));
+    print_world(&world);
+    print_habits(&habits.unwrap_or_default());
+    let running = serve(world, plan.instances).await?;
+    running.served().for_each(|served| print_instance(&served));
+    println!("ready");
 
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -95,43 +45,56 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn seed(text: Option<&str>) -> anyhow::Result<[u8; 32]> {
-    if let Some(text) = text {
-        return bytes("--seed", text);
-    }
-    let mut seed = [0; 32];
-    rand_core::OsRng.fill_bytes(&mut seed);
-    Ok(seed)
-}
-
-fn compose(path: Option<&PathBuf>) -> anyhow::Result<String> {
-    let Some(path) = path else {
-        return Ok(DEVELOPMENT_COMPOSE.to_owned());
-    };
-    let context = || {
-        format!(
-            "cannot read the compose text that --compose names, {}",
-            path.display()
-        )
-    };
-    let length = std::fs::metadata(path).with_context(context)?.len();
-    if length > COMPOSE_BYTES_MAX {
-        bail!(
-            "expected at most {COMPOSE_BYTES_MAX} bytes in --compose {}, found {length}",
-            path.display()
+fn print_world(world: &World) {
+    let provider = world.key_provider();
+    if provider == KeyProvider::Kms {
+        let address = hex::encode(world.kms_root_address());
+        println!("kms root address  0x{address}");
+        println!("kms root public   {}", hex::encode(world.kms_root_public()));
+    } else {
+        println!(
+            "kms root address  none (key provider {provider}: the second link of every chain is empty)"
         );
+        println!("kms root public   none");
     }
-    std::fs::read_to_string(path).with_context(context)
+    println!("app id            0x{}", hex::encode(world.app_id()));
+    println!("compose hash      {}", hex::encode(world.compose_hash()));
+    let quote_root = Sha256::digest(world.quote_root());
+    println!("quote root hash   {}", hex::encode(quote_root));
 }
 
-fn bytes<const N: usize>(option: &str, text: &str) -> anyhow::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    hex::decode_to_slice(text.trim_start_matches("0x"), &mut bytes).with_context(|| {
-        format!(
-            "expected {N} bytes as {} hex digits in {option}, found {:?}",
-            2 * N,
-            text
-        )
-    })?;
-    Ok(bytes)
+/// Only those that are not the default.
+fn print_habits(traits: &Traits) {
+    let mut habits = Vec::new();
+    if traits.event_log == EventLog::Full {
+        habits.push("full event logs (a real agent strips them)".to_owned());
+    }
+    if !traits.quote_time.is_zero() {
+        habits.push(format!(
+            "a quote takes {} ms",
+            traits.quote_time.as_millis()
+        ));
+    }
+    if traits.quote_fails_every != 0 {
+        habits.push(format!("1 of {} quotes fails", traits.quote_fails_every));
+    }
+    if traits.drop_every != 0 {
+        habits.push(format!("1 of {} requests is dropped", traits.drop_every));
+    }
+    if !habits.is_empty() {
+        println!("habits            {}", habits.join(", "));
+    }
+}
+
+fn print_instance(served: &Served<'_>) {
+    let id = served
+        .instance_id
+        .map_or_else(|| "none (no_instance_id)".to_owned(), hex::encode);
+    println!("instance          {id}  {}", served.socket.display());
+    if let Some(tappd) = served.tappd {
+        println!("tappd             {}", tappd.display());
+    }
+    if let Some(http) = served.http {
+        println!("http              http://{http}");
+    }
 }

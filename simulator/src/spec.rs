@@ -3,7 +3,10 @@
 //! Rule: what is not given follows from the seed; equal specifications are equal worlds, but for the keys of an app
 //! without a key provider, which are fresh at each boot, as on hardware.
 
-use crate::compose::DEVELOPMENT_COMPOSE;
+use crate::{
+    compose::{Compose, DEVELOPMENT_COMPOSE},
+    world::WorldError,
+};
 use k256::elliptic_curve::zeroize::Zeroizing;
 use serde::Deserialize;
 use std::{fmt, time::Duration};
@@ -99,10 +102,24 @@ impl WorldSpec {
             mr_config_id: MrConfigId::V1,
         }
     }
+
+    /// The world of a compose text: its key provider is the one that the text names, and if it names none, then
+    /// nobody keeps keys, as in a guest.
+    pub fn of_compose(seed: [u8; 32], compose: String) -> Result<Self, WorldError> {
+        let key_provider = Compose::parse(&compose)?
+            .key_provider()
+            .unwrap_or(KeyProvider::None);
+        Ok(Self {
+            compose,
+            key_provider,
+            ..Self::new(seed)
+        })
+    }
 }
 
 /// How `GetQuote` gives the event log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EventLog {
     /// As real agents do: no payloads for registers 0 to 2, no digests for register 3.
     #[default]
