@@ -18,13 +18,12 @@ use p256::{
     pkcs8::{EncodePrivateKey as _, LineEnding},
 };
 use rand_core::{OsRng, RngCore as _};
-use rcgen::{
-    CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    KeyUsagePurpose,
-};
+use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType};
 use sha2::{Digest as _, Sha512};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+const KEY_USAGE: [u64; 4] = [2, 5, 29, 15];
+const EXTENDED_KEY_USAGE: [u64; 4] = [2, 5, 29, 37];
 /// App id; only in what a KMS signed.
 const APP_ID: [u64; 9] = [1, 3, 6, 1, 4, 1, 62_397, 1, 3];
 /// What the certificate may be used for.
@@ -90,20 +89,6 @@ fn leaf(
     params
         .distinguished_name
         .push(DnType::CommonName, &wanted.subject);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = [
-        (
-            wanted.usage_server_auth,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        ),
-        (
-            wanted.usage_client_auth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ),
-    ]
-    .into_iter()
-    .filter_map(|(asked, usage)| asked.then_some(usage))
-    .collect();
     if let Some(seconds) = wanted.not_before {
         params.not_before = time("not_before", seconds)?.into();
     } // otherwise rcgen's default, 1975, as in the real agent
@@ -111,7 +96,7 @@ fn leaf(
         Some(seconds) => time("not_after", seconds)?.into(),
         None => (SystemTime::now() + DEFAULT_VALIDITY).into(),
     };
-    let mut extensions = Vec::new();
+    let mut extensions = usages(wanted);
     if instance.world.key_provider() == KeyProvider::Kms {
         extensions.push(octets(&APP_ID, &instance.world.app_id()));
     }
@@ -125,6 +110,33 @@ fn leaf(
     }
     params.custom_extensions = extensions;
     Ok(params)
+}
+
+/// Key usage and, if any is asked for, extended key usage. By hand, because the library of that agent writes the key
+/// usage with a byte too many, which strict readers may refuse, and today's does not.
+fn usages(wanted: &GetTlsKeyArgs) -> Vec<CustomExtension> {
+    const DIGITAL_SIGNATURE: [u8; 5] = [0x03, 0x03, 0x07, 0x80, 0x00];
+    const SERVER_AUTH: [u8; 10] = [0x06, 8, 0x2B, 6, 1, 5, 5, 7, 3, 1];
+    const CLIENT_AUTH: [u8; 10] = [0x06, 8, 0x2B, 6, 1, 5, 5, 7, 3, 2];
+    let mut key_usage = CustomExtension::from_oid_content(&KEY_USAGE, DIGITAL_SIGNATURE.to_vec());
+    key_usage.set_criticality(true);
+    let purposes: Vec<u8> = [
+        (wanted.usage_server_auth, SERVER_AUTH),
+        (wanted.usage_client_auth, CLIENT_AUTH),
+    ]
+    .into_iter()
+    .filter_map(|(asked, purpose)| asked.then_some(purpose))
+    .flatten()
+    .collect();
+    let mut extensions = vec![key_usage];
+    if !purposes.is_empty() {
+        let purposes = der(0x30, &purposes);
+        extensions.push(CustomExtension::from_oid_content(
+            &EXTENDED_KEY_USAGE,
+            purposes,
+        ));
+    }
+    extensions
 }
 
 /// What binds a quote to the key of a certificate.
