@@ -38,7 +38,7 @@ function expect(what, expected, found) {
 /** One call that has to fail, with this in its message. */
 async function refused(what, part, call) {
   const found = await call().then((answer) => `an answer: ${JSON.stringify(answer)}`, (error) => error.message);
-  expect(what, true, found.includes(part) || found);
+  expect(what, true, (!found.startsWith("an answer") && found.includes(part)) || found);
 }
 
 function signer(message, signature) {
@@ -153,8 +153,8 @@ async function tappdCalls(agent) {
   const hashed = bytes((await tappd.tdxQuote("hello", "sha256")).quote);
   expect("tappd: sha256", hex(sha256("app-data:hello")).padEnd(128, "0"), hex(hashed.subarray(568, 632)));
   expect("tappd: reachable", true, await tappd.isReachable());
-  // asks /Info, which tappd has not; the real one answers with a page, too
-  await refused("tappd: info", "failed to parse response", () => tappd.info());
+  // asks /Info, which tappd has not; the page may come, and the connection end, before its body is sent
+  await refused("tappd: info", "", () => tappd.info());
 }
 
 const agent = new DstackClient();

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from dstack_sdk import AsyncDstackClient, DstackClient, TappdClient
 from dstack_sdk.ethereum import to_account, to_account_secure
 from dstack_sdk.solana import to_keypair_secure
@@ -139,10 +140,10 @@ def sign_calls(agent):
         expect(f"verify {algorithm} of other data", False, agent.verify(algorithm, other, signature, public).valid)
         if algorithm != "ed25519":
             r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
-            der = ec.utils.encode_dss_signature(r, s)
+            der = encode_dss_signature(r, s)
             key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), public)
             try:
-                key.verify(der, digest, ec.ECDSA(ec.utils.Prehashed(hashes.SHA256())))
+                key.verify(der, digest, ec.ECDSA(Prehashed(hashes.SHA256())))
             except InvalidSignature:
                 sys.exit(f"python, sign {algorithm}: expected a signature over SHA-256 of the data, found another")
     refused("sign with rsa", httpx.HTTPStatusError, lambda: agent.sign("rsa", b"x"))
