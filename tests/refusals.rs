@@ -160,6 +160,54 @@ async fn a_taken_port_and_a_foreign_data_directory_are_named() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn print_config_shows_what_is_known_and_names_what_is_missing() -> Result<()> {
+    let run = |args: &'static [&str]| {
+        let mut command = Command::new(SYNOD);
+        command.args(["node", "--print-config"]).args(args);
+        command.env_clear().env("DS_HEARTBEAT_INTERVAL", "0.05");
+        command.output()
+    };
+    let output = run(&["2", "--peers", "1:10.9.8.7,3:nowhere"]).await?;
+    ensure!(output.status.code() == Some(1), "{:?}", output.status);
+    let (known, faults) = (
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    );
+    names(
+        &known,
+        &[
+            "heartbeat-interval",
+            "DS_HEARTBEAT_INTERVAL",
+            "missing: give --contract or set SYNOD_CONTRACT",
+            "missing: give --data-dir or set SYNOD_DATA_DIR",
+        ],
+    );
+    names(
+        &faults,
+        &[
+            "3 fault(s)",
+            "SYNOD_CONTRACT",
+            "SYNOD_DATA_DIR",
+            "--peers, entry 2 of 2",
+            "\"3:nowhere\"",
+        ],
+    );
+    ensure!(!faults.contains("10.9.8.7"), "{faults}");
+
+    let output = run(&[
+        "2",
+        "--data-dir",
+        "d",
+        "--contract",
+        "0x5fbdb2315678afecb367f032d93f642f64180aa3",
+    ])
+    .await?;
+    ensure!(output.status.success(), "{:?}", output.status);
+    ensure!(!String::from_utf8_lossy(&output.stdout).contains("missing"));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_adoption_or_gas_waits_says_so_and_goes_on_by_itself() -> Result<()> {
     let mut world = World::new(1).await?;

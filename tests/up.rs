@@ -45,6 +45,11 @@ struct Up {
 
 impl Up {
     fn start(nodes: u16) -> Result<Self> {
+        Self::with(nodes, &[])
+    }
+
+    /// With these variables in its environment.
+    fn with(nodes: u16, env: &[(&str, &str)]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("synod-up-").tempdir()?;
         let http = block_of_ports(nodes)?;
         let udp = block_of_ports(nodes + 1)?;
@@ -68,6 +73,7 @@ impl Up {
                 "--multicast-port",
                 &free_port().to_string(),
             ])
+            .envs(env.iter().copied())
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(dir.path().join("out"))?)
@@ -88,7 +94,11 @@ impl Up {
     }
 
     async fn status(&self, node: u16) -> Result<Value> {
-        let url = format!("http://127.0.0.1:{}/status", self.http + node - 1);
+        self.get(node, "status").await
+    }
+
+    async fn get(&self, node: u16, what: &str) -> Result<Value> {
+        let url = format!("http://127.0.0.1:{}/{what}", self.http + node - 1);
         Ok(reqwest::Client::builder()
             .no_proxy()
             .build()?
@@ -262,6 +272,18 @@ async fn up_alone_increments_and_a_kept_directory_goes_on() -> Result<()> {
         "what was kept goes on"
     );
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn up_hands_the_initial_credits_of_its_environment_to_its_nodes() -> Result<()> {
+    let mut up = Up::with(1, &[("DS_INITIAL_CREDITS", "2.5")])?;
+    up.ready().await?;
+    eventually(Duration::from_secs(10), "the credit", async || {
+        let balances = up.get(1, "balances").await?;
+        ensure!(balances["balance_wh"] == 2_500, "{balances}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
