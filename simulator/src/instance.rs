@@ -12,7 +12,7 @@ use k256::{ecdsa::SigningKey, elliptic_curve::zeroize::Zeroizing};
 use rand_core::{OsRng, RngCore};
 use sha2::{Digest, Sha256};
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 use tokio::sync::Mutex;
@@ -25,6 +25,8 @@ pub(crate) struct Instance {
     pub log: Vec<Event>,
     pub measured: Measurements,
     pub os_image_hash: [u8; 32],
+    /// What `Info` shows; made when it is first asked for.
+    pub app_cert: OnceLock<String>,
     app_root: SigningKey,
     app_link: Vec<u8>,
     /// `None` if the world has one for all.
@@ -69,6 +71,7 @@ impl Instance {
             log,
             measured,
             os_image_hash,
+            app_cert: OnceLock::new(),
             app_root,
             app_link,
             own_ca,

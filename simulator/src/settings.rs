@@ -125,7 +125,9 @@ impl Plan {
 fn spec(options: Options, file: Written, seed: [u8; 32]) -> anyhow::Result<WorldSpec> {
     let mut spec = match options.compose.or(file.compose) {
         Some(path) => {
-            let text = read_text(&path).context("cannot read the compose text")?;
+            let text = read_text(&path).context(
+                "cannot read the compose text that --compose or the file of --config names",
+            )?;
             WorldSpec::of_compose(seed, text).with_context(|| path.display().to_string())?
         }
         None => WorldSpec::new(seed),
