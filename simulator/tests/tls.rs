@@ -4,8 +4,9 @@
 
 mod certificate;
 
-use certificate::{ask, chain, dstack_extension, error, guest, json, parse, recording};
-use dstack_simulator::{Guest, KeyProvider, Surface::Dstack};
+use certificate::{ask, boot, chain, dstack_extension, error, guest, json, parse, recording};
+use dstack_simulator::{AppCa, Guest, KeyProvider, Surface::Dstack, WorldSpec};
+use k256::elliptic_curve::zeroize::Zeroizing;
 use p256::{ecdsa::SigningKey, pkcs8::DecodePrivateKey as _};
 use serde::Deserialize;
 use serde_json::Value;
@@ -237,6 +238,30 @@ async fn a_kms_signs_an_app_ca_that_is_bound_to_the_app() {
         hex::encode(root.public_key().raw),
         "the log names this root"
     );
+}
+
+#[tokio::test]
+async fn a_given_ca_without_a_root_above_it_names_no_app() {
+    let name = "a_given_ca_without_a_root_above_it_names_no_app";
+    let Some(fixture) = recording(name, "fixture.json") else {
+        return;
+    };
+    let keys = &fixture["appkeys"];
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let guest = boot(WorldSpec {
+        app_ca: Some(AppCa {
+            certificates: text(&keys["ca_cert"]),
+            key: Zeroizing::new(text(&keys["key_provider"]["None"]["key"])),
+        }),
+        ..WorldSpec::new([7; 32])
+    });
+    let answer = tls_key(&guest, "{}").await;
+    assert_eq!(answer["certificate_chain"][1], keys["ca_cert"]);
+    let chain = chain(&answer);
+    let (leaf, ca) = (parse(&chain[0]), parse(&chain[1]));
+    leaf.verify_signature(Some(ca.public_key())).unwrap();
+    assert_eq!(dstack_extension(&leaf, 3), None);
+    assert_eq!(dstack_extension(&leaf, 4), Some(b"app:custom".to_vec()));
 }
 
 #[tokio::test]

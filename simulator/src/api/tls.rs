@@ -65,15 +65,24 @@ pub(super) fn certified(
     key: &SigningKey,
     wanted: &GetTlsKeyArgs,
 ) -> Result<GetTlsKeyResponse, String> {
-    let params = leaf(instance, key, wanted)?;
+    let public = CertKey::new(key.clone());
+    let issue = |named: Option<[u8; 20]>| {
+        let params = leaf(instance, key, wanted, named)?;
+        let chain = instance.app_ca().issue(&params, &public);
+        chain.map_err(|error| format!("{REFUSED}: {error}"))
+    };
+    let is_kms = instance.world.key_provider() == KeyProvider::Kms;
+    let mut certificate_chain = issue(is_kms.then(|| instance.world.app_id()))?;
+    if is_kms && certificate_chain.len() == 2 {
+        // no root stands behind this CA, so no KMS does, even if the event log names one: it was given, as the official
+        // simulator's is, and that one names no app
+        certificate_chain = issue(None)?;
+    }
     let pem = key
         .to_pkcs8_pem(LineEnding::LF)
         .map_err(|error| format!("Failed to encode the key: {error}"))?;
     Ok(GetTlsKeyResponse {
-        certificate_chain: instance
-            .app_ca()
-            .issue(&params, &CertKey::new(key.clone()))
-            .map_err(|error| format!("{REFUSED}: {error}"))?,
+        certificate_chain,
         key: (*pem).clone(),
     })
 }
@@ -82,6 +91,7 @@ fn leaf(
     instance: &Instance,
     key: &SigningKey,
     wanted: &GetTlsKeyArgs,
+    named: Option<[u8; 20]>,
 ) -> Result<CertificateParams, String> {
     let mut params = CertificateParams::new(wanted.alt_names.clone())
         .map_err(|error| format!("{REFUSED}: {error}"))?;
@@ -97,8 +107,8 @@ fn leaf(
         None => (SystemTime::now() + DEFAULT_VALIDITY).into(),
     };
     let mut extensions = usages(wanted);
-    if instance.world.key_provider() == KeyProvider::Kms {
-        extensions.push(octets(&APP_ID, &instance.world.app_id()));
+    if let Some(app_id) = named {
+        extensions.push(octets(&APP_ID, &app_id));
     }
     if wanted.with_app_info {
         extensions.push(octets(&APP_INFO, &attestation::app_info(instance)));
