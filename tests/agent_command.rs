@@ -4,6 +4,8 @@
 
 #[path = "agent_command/liar.rs"]
 mod liar;
+#[path = "agent_command/recorded.rs"]
+mod recorded;
 
 use dstack_simulator::{
     DEVELOPMENT_COMPOSE, InstanceConfig, KeyProvider, Running, World, WorldSpec, serve,
