@@ -24,7 +24,7 @@ pub async fn info(instance: &Instance) -> Result<AppInfo, String> {
     Ok(AppInfo {
         app_id: world.app_id().to_vec(),
         instance_id: instance.id.map_or_else(Vec::new, |id| id.to_vec()),
-        app_cert: String::new(),
+        app_cert: app_cert(instance),
         tcb_info: tcb_info(instance)?,
         app_name: world.app_name(),
         device_id: hex::decode(DEVICE_ID).expect("the constant is hex"),
@@ -36,6 +36,12 @@ pub async fn info(instance: &Instance) -> Result<AppInfo, String> {
         cloud_vendor: String::new(),
         cloud_product: String::new(),
     })
+}
+
+/// A certificate that an agent gets for itself once after its start; empty if there is none.
+fn app_cert(instance: &Instance) -> String {
+    let make = || super::tls::demo_certificate(instance).unwrap_or_default();
+    instance.app_cert.get_or_init(make).clone()
 }
 
 /// JSON: the measurements, the whole event log and the compose text.

@@ -160,3 +160,79 @@ impl<'de> Deserializer<'de> for Level {
 fn custom(text: impl std::fmt::Display) -> Error {
     serde::de::Error::custom(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::messages::GetTlsKeyArgs;
+
+    fn read(query: &str) -> Result<GetTlsKeyArgs, String> {
+        super::read(query)
+    }
+
+    #[test]
+    fn names_come_in_any_order_and_unknown_ones_are_ignored() {
+        let args = read(
+            "not_before=7&alt_names[1]=b&x=1&y[z]=2&alt_names[0]=a%2Bb&usage_ra_tls=true&subject=s+t&&not_after=",
+        );
+        let expected = GetTlsKeyArgs {
+            subject: "s t".into(),
+            alt_names: vec!["a+b".into(), "b".into()],
+            usage_ra_tls: true,
+            not_before: Some(7),
+            ..GetTlsKeyArgs::default()
+        };
+        assert_eq!(args, Ok(expected));
+        assert_eq!(
+            read("alt_names[]=b&alt_names[]=a").unwrap().alt_names,
+            ["b", "a"]
+        );
+        assert_eq!(read(""), Ok(GetTlsKeyArgs::default()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (query, error) in [
+            (
+                "subject=a&subject=b",
+                "Multiple values for one key: \"subject\"",
+            ),
+            (
+                "subject=a&subject=b&subject=c",
+                "Multiple values for one key: \"subject\"",
+            ),
+            ("x=a&x=b", "Multiple values for one key: \"x\""),
+            (
+                "alt_names[0]=a&alt_names[0]=b",
+                "Multiple values for one key: \"0\"",
+            ),
+            (
+                "usage_ra_tls=yes",
+                "provided string was not `true` or `false`",
+            ),
+            ("usage_ra_tls", "provided string was not `true` or `false`"),
+            ("not_before=-1", "invalid digit found in string"),
+            (
+                "alt_names=x",
+                "invalid type: string \"x\", expected a sequence",
+            ),
+            ("subject[0]=x", "invalid type: sequence, expected a string"),
+            ("not_before[a]=1", "Expected: \"u64\", got a Map"),
+            (
+                "alt_names[0]=a&alt_names[]=b",
+                "Attempted to insert seq value into non-seq structure",
+            ),
+            (
+                "subject=%ff",
+                "invalid utf-8 sequence of 1 bytes from index 0",
+            ),
+            ("alt_names[0", "query string ended before expected"),
+            (
+                "alt_names[99999999999999999999]=a",
+                "number too large to fit in target type",
+            ),
+        ] {
+            assert_eq!(read(query), Err(error.to_owned()), "{query}");
+        }
+    }
+}
