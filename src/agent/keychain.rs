@@ -107,6 +107,27 @@ pub fn verify(
     chain: &[Vec<u8>],
     kms_root: &KmsRoot,
 ) -> Result<Chain, ChainRefused> {
+    let (signer, verified) = signer(derived_public, purpose, app_id, chain)?;
+    let expected = match kms_root {
+        KmsRoot::Address(address) => *address,
+        KmsRoot::Public(public) => address(&anchor(public)?),
+    };
+    let found = address(&signer);
+    if found == expected {
+        Ok(verified)
+    } else {
+        Err(ChainRefused::OtherRoot { expected, found })
+    }
+}
+
+/// Whose signature stands at the upper end, whoever that is. This proves nothing: it is for those who configure a
+/// development contract from an agent.
+pub fn signer(
+    derived_public: &[u8; 33],
+    purpose: &str,
+    app_id: &[u8; 20],
+    chain: &[Vec<u8>],
+) -> Result<(VerifyingKey, Chain), ChainRefused> {
     let [derived_link, app_link] = chain else {
         return Err(ChainRefused::Links { found: chain.len() });
     };
@@ -123,17 +144,7 @@ pub fn verify(
     let app_public = compressed(&app);
     let claim = [&b"dstack-kms-issued:"[..], app_id, &app_public].concat();
     let root = recover(Link::App, &claim, app_link)?;
-
-    let expected = match kms_root {
-        KmsRoot::Address(address) => *address,
-        KmsRoot::Public(public) => address(&anchor(public)?),
-    };
-    let found = address(&root);
-    if found == expected {
-        Ok(Chain { app_public })
-    } else {
-        Err(ChainRefused::OtherRoot { expected, found })
-    }
+    Ok((root, Chain { app_public }))
 }
 
 /// One text for one key: SEC1 has a second compressed form (tag 5), which stands for the even point as well.

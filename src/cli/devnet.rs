@@ -220,7 +220,7 @@ async fn open(
 ) -> anyhow::Result<()> {
     let simulated = Simulated::new(&class.world_seed())?;
     let wanted = Deployment {
-        simulated: &simulated,
+        authority: simulated.authority,
         founders: plan.founders,
         option: "--founders",
         tokens: OWNERS,
@@ -231,7 +231,7 @@ async fn open(
     let told = json!({
         "chain_id": DEV_CHAIN_ID,
         "contract": contract.to_string(),
-        "kms_root": simulated.kms_root.to_string(),
+        "kms_root": simulated.authority.kms_root.to_string(),
         "founders": plan.founders,
         "simulated": true,
     });

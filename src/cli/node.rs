@@ -71,10 +71,13 @@ pub(crate) fn command() -> Command {
             let arg = Arg::new(*name)
                 .value_name("VALUE")
                 .help(format!("{} {origin}", help(name)));
-            command.arg(if *name == "token" {
-                arg.index(1).value_name("N")
-            } else {
-                arg.long(*name)
+            command.arg(match *name {
+                "token" => arg.index(1).value_name("N"),
+                "insecure-unattested-peers" => {
+                    let flag = arg.long(*name).num_args(0..=1);
+                    flag.require_equals(true).default_missing_value("true")
+                }
+                _ => arg.long(*name),
             })
         })
 }
@@ -87,6 +90,10 @@ fn help(name: &str) -> &'static str {
         "chain-id" => "Chain id, compared with what the endpoint says",
         "data-dir" => "Directory for log and salt; one node, one directory",
         "dstack-socket" => "Socket of the guest agent; empty = the standard paths",
+        "node-name" => "Tells nodes apart that share one guest agent (development chains only)",
+        "insecure-unattested-peers" => {
+            "Run on dstack's official simulator, whose evidence proves nothing (development chains only)"
+        }
         "agent-wait" => "Seconds that the guest agent may take to appear",
         "host" => "Address on which other members reach this node (link and frames)",
         "http-host" => "Loopback address of the API",

@@ -6,6 +6,7 @@ use crate::clock::wall_seconds;
 use crate::config::Config;
 use crate::disk::{Disk, DiskError};
 use crate::facts::{Board, Missing, Phase};
+use crate::fixture;
 use crate::tls::TlsIdentity;
 use rand_core::{OsRng, RngCore};
 use serde::Serialize;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use synod_agent::keychain::{self, KmsRoot};
 use synod_agent::{Agent, AgentError};
+use synod_attest::Verdict;
 use synod_attest::report_data::{self, Binding, Nonce};
 use synod_chain::{Chain, ChainError, ChainSettings, Registration, Wallet};
 use synod_wire::{
@@ -162,10 +164,11 @@ pub async fn identify(
         remedy,
     };
     let info = agent.info().await?;
-    let instance_id = info.instance_id.map(Address).ok_or_else(|| {
+    let of_agent = info.instance_id.ok_or_else(|| {
         let remedy = "remove no_instance_id from the app's compose: without it all instances share one identity";
         unfit("an instance id of 20 bytes", "an empty one".to_owned(), remedy)
     })?;
+    let instance_id = fixture::instance(of_agent, config.node_name.as_ref());
     let app_id = Address(info.app_id);
     let compose = app_compose(&info.tcb_info).ok_or_else(|| {
         unfit(
@@ -204,12 +207,7 @@ pub async fn identify(
     let wallet = Wallet::from_secret(derived.secret.expose())
         .map_err(|why| BootError::Keys(why.to_string()))?;
     let tls = TlsIdentity::generate().map_err(|why| BootError::Keys(why.to_string()))?;
-    board.update(|facts| {
-        facts.instance_id = Some(instance_id);
-        facts.wallet = Some(wallet.address());
-        facts.socket = socket;
-    });
-    Ok(Identity {
+    let identity = Identity {
         instance_id,
         app_id,
         wallet: Arc::new(wallet),
@@ -219,7 +217,47 @@ pub async fn identify(
         purpose,
         links,
         compose,
-    })
+    };
+    let verdict = fitness(config, &identity).await?;
+    if let Some((found, remedy)) = fixture::objection(&verdict, config) {
+        return Err(unfit("evidence of this guest alone", found, remedy));
+    }
+    board.update(|facts| {
+        facts.instance_id = Some(instance_id);
+        facts.wallet = Some(identity.wallet.address());
+        facts.attestation = verdict.to_string();
+        facts.socket = socket;
+    });
+    Ok(identity)
+}
+
+/// What a quote of this agent is worth, before the owner and the chain are troubled with it.
+async fn fitness(config: &Config, identity: &Identity) -> Result<Verdict, BootError> {
+    let mut challenge = [0; 32];
+    OsRng
+        .try_fill_bytes(&mut challenge)
+        .map_err(|why| BootError::Keys(why.to_string()))?;
+    let expected = report_data::bind(&binding(config, identity), &Nonce::Challenge(challenge));
+    let quote = identity.agent.quote(&expected).await?;
+    Ok(synod_attest::own_verdict(
+        &quote.bytes,
+        &quote.event_log,
+        &identity.compose,
+        &expected,
+    ))
+}
+
+/// Everything that a quote of this boot has to belong to.
+fn binding(config: &Config, identity: &Identity) -> Binding {
+    Binding {
+        chain_id: config.chain_id,
+        contract: config.contract.0,
+        token: config.token.0,
+        instance_id: identity.instance_id.0,
+        wallet: identity.wallet.address().0,
+        session_public: identity.session.public().0,
+        tls_spki: identity.tls.spki_hash().0,
+    }
 }
 
 fn key_links(
@@ -437,17 +475,8 @@ async fn evidence(
     identity: &Identity,
     block: BlockRef,
 ) -> Result<(Hash, String), BootError> {
-    let binding = Binding {
-        chain_id: config.chain_id,
-        contract: config.contract.0,
-        token: config.token.0,
-        instance_id: identity.instance_id.0,
-        wallet: identity.wallet.address().0,
-        session_public: identity.session.public().0,
-        tls_spki: identity.tls.spki_hash().0,
-    };
     let expected = report_data::bind(
-        &binding,
+        &binding(config, identity),
         &Nonce::Block {
             number: block.number,
             hash: block.hash.0,

@@ -1,8 +1,10 @@
 //! Configuration: command line over environment over default, every value with its origin, and *all*
 //! faults at once, because an operator at night should not have to start five times.
 
+mod development;
 mod resolver;
 
+use crate::fixture::NodeName;
 use resolver::{Resolver, shown};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -31,6 +33,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The guest agent, when it is not at a standard path.
     pub dstack_socket: Option<PathBuf>,
+    /// Tells nodes apart that share one guest agent; development only.
+    pub node_name: Option<NodeName>,
+    /// Run although the own evidence, and that of others, proves nothing; development only.
+    pub insecure_unattested_peers: bool,
     /// How long the guest agent may take to appear.
     pub agent_wait: Duration,
     /// Where the API listens: loopback only until a token for writers exists (Operator issue).
@@ -121,6 +127,12 @@ pub const SOURCES: &[(&str, &str, Option<&str>)] = &[
     ("chain-id", "SYNOD_CHAIN_ID", Some("31337")),
     ("data-dir", "SYNOD_DATA_DIR", None),
     ("dstack-socket", "DSTACK_SOCKET", Some("")),
+    ("node-name", "SYNOD_NODE_NAME", Some("")),
+    (
+        "insecure-unattested-peers",
+        "SYNOD_INSECURE_UNATTESTED_PEERS",
+        Some("false"),
+    ),
     ("agent-wait", "SYNOD_AGENT_WAIT", Some("60")),
     ("host", "DS_HOST", Some("127.0.0.1")),
     ("http-host", "SYNOD_HTTP_HOST", Some("127.0.0.1")),
@@ -265,6 +277,29 @@ mod tests {
             text.contains("1500 ms") && text.contains("1000 ms"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_proves_nothing_is_for_development_chains_only() {
+        let both = [
+            ("node-name", "node2"),
+            ("insecure-unattested-peers", "true"),
+        ];
+        let config = Config::resolve(&said(&both), &none).expect("31337 is the default");
+        assert!(config.insecure_unattested_peers && config.node_name.is_some());
+        assert_eq!(config.notices.len(), 1, "{:?}", config.notices);
+
+        let elsewhere = [&both[..], &[("chain-id", "1")]].concat();
+        let Faults(faults) = Config::resolve(&said(&elsewhere), &none).expect_err("mainnet");
+        let origins: Vec<&str> = faults.iter().map(|fault| fault.origin.as_str()).collect();
+        assert_eq!(origins, ["--node-name", "--insecure-unattested-peers"]);
+
+        let wrong = [
+            ("node-name", "Node 2"),
+            ("insecure-unattested-peers", "yes"),
+        ];
+        let Faults(faults) = Config::resolve(&said(&wrong), &none).expect_err("both malformed");
+        assert_eq!(faults.len(), 2, "{faults:?}");
     }
 
     #[test]

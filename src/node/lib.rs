@@ -13,6 +13,7 @@ pub mod disk;
 pub mod driver;
 pub mod errands;
 pub mod facts;
+mod fixture;
 pub mod http;
 pub mod lines;
 pub mod links;

@@ -97,10 +97,10 @@ impl Joined {
         let seed = class.world_seed();
         let simulated = Simulated::new(&seed)?;
         anyhow::ensure!(
-            world.kms_root == simulated.kms_root,
+            world.kms_root == simulated.authority.kms_root,
             "expected the KMS root {} that follows from this class code, found {}; take the class code and the \
              version of synod that the chain was started with",
-            simulated.kms_root,
+            simulated.authority.kms_root,
             world.kms_root
         );
         let rpc = entrance.rpc(&class.door_key());

@@ -209,7 +209,6 @@ fn arguments(plan: &Plan, node: u64, home: &Path, world: &World) -> Vec<String> 
     [
         ("node", None),
         ("", Some(node.to_string())),
-        ("--dstack-socket", Some(text(&world.socket(node)))),
         ("--rpc", Some(format!("http://127.0.0.1:{}", plan.rpc_port))),
         ("--contract", Some(world.contract.to_string())),
         ("--data-dir", Some(text(home))),
@@ -222,6 +221,7 @@ fn arguments(plan: &Plan, node: u64, home: &Path, world: &World) -> Vec<String> 
     .into_iter()
     .flat_map(|(option, value)| [Some(option.to_owned()).filter(|o| !o.is_empty()), value])
     .flatten()
+    .chain(world.agents.arguments(node))
     .chain(credits.into_iter().flatten())
     .collect()
 }

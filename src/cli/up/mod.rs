@@ -2,6 +2,7 @@
 //! binary that gets paths, URLs, addresses and ports, and nothing else. No process holds two nodes' keys: the
 //! simulator derives them, the nodes ask for them over their sockets.
 
+mod agents;
 mod children;
 mod doorway;
 mod world;
@@ -46,6 +47,13 @@ pub(crate) fn arguments(command: Command) -> Command {
                 .value_name("DIR")
                 .help("Keep chain and logs here; default: a fresh temporary directory"),
         )
+        .arg(
+            Arg::new("dstack-socket")
+                .long("dstack-socket")
+                .value_name("PATH")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("One guest agent for all nodes, such as dstack's official simulator, instead of our own: UNATTESTED"),
+        )
         .arg(arg("rpc-port", "8545", "Port of the development chain"))
         .arg(arg(
             "base-http-port",
@@ -85,6 +93,8 @@ pub(crate) struct Plan {
     pub multicast_port: u16,
     pub profile: String,
     pub log_level: String,
+    /// A guest agent that runs already; none = our own, one for each node.
+    pub dstack_socket: Option<PathBuf>,
     /// Credits of each node; none = the nodes' default.
     pub initial_credit: Option<Wh>,
     /// Read commands when the cluster is ready.
@@ -158,6 +168,7 @@ impl Plan {
             multicast_port,
             profile,
             log_level,
+            dstack_socket: args.get_one("dstack-socket").cloned(),
             initial_credit,
             prompt: !args.get_flag("no-prompt"),
         })
@@ -228,10 +239,7 @@ async fn up(plan: &Plan, dir: &Path) -> anyhow::Result<()> {
     let rpc = format!("http://127.0.0.1:{}", plan.rpc_port);
     say(&crate::world::chain_shown(&rpc, plan.other_chain));
     say(&format!("contract    {}", world.contract));
-    say(&format!(
-        "simulator   KMS root {}, app {} (SIMULATED: keys and quotes prove nothing)",
-        world.kms_root, world.app_id
-    ));
+    say(&world.agents.shown());
     say(&format!("data        {}", dir.display()));
     let children = Mutex::new(Children::start(plan, dir, &world)?);
     let ready = Notify::new();

@@ -1,44 +1,28 @@
-//! What `up` simulates, all of it on this machine: guest agents on sockets, the chain, and the owners of the tokens.
+//! What `up` surrounds its nodes with, all of it on this machine: guest agents, the chain, and the owners of the tokens.
 //! The parts are those of every simulated world, see `crate::world`.
 
 use super::Plan;
+use super::agents::Agents;
 use super::doorway::Status;
-use crate::world::{self, Deployment, Simulated, kept};
-use dstack_simulator::InstanceConfig;
-use std::path::{Path, PathBuf};
+use crate::world::{self, Deployment};
+use std::path::Path;
 use synod_chain::Chain;
 use synod_wire::Address;
 
 pub(crate) struct World {
     pub contract: Address,
-    pub kms_root: Address,
-    pub app_id: Address,
+    pub agents: Agents,
     chain: synod_devchain::Running,
-    agents: dstack_simulator::Running,
-    sockets: PathBuf,
     client: Chain,
 }
 
 impl World {
     pub(crate) async fn start(plan: &Plan, dir: &Path) -> anyhow::Result<Self> {
-        let seed = kept::secret(&dir.join("simulator.seed"))?;
-        let simulated = Simulated::new(&seed)?;
-        let sockets = dir.join("agents");
-        // whoever opens a socket gets its keys
-        kept::private_dir(&sockets)?;
-        let instances = (1..=plan.nodes)
-            .map(|node| {
-                InstanceConfig::new(
-                    sockets.join(format!("{node}.sock")),
-                    dstack_simulator::instance_seed(&seed, u32::try_from(node).unwrap_or(u32::MAX)),
-                )
-            })
-            .collect();
-        let agents = simulated.serve(instances).await?;
+        let agents = Agents::start(plan, dir).await?;
         let chain = world::chain(dir, plan.rpc_port, plan.other_chain).await?;
         let rpc = format!("http://127.0.0.1:{}", plan.rpc_port);
         let wanted = Deployment {
-            simulated: &simulated,
+            authority: agents.authority(),
             founders: plan.nodes,
             option: "--nodes",
             tokens: plan.nodes,
@@ -46,17 +30,10 @@ impl World {
         let client = world::contract(&dir.join("contract"), &rpc, &wanted).await?;
         Ok(Self {
             contract: client.domain().contract,
-            kms_root: simulated.kms_root,
-            app_id: simulated.app_id,
-            chain,
             agents,
-            sockets,
+            chain,
             client,
         })
-    }
-
-    pub(crate) fn socket(&self, node: u64) -> PathBuf {
-        self.sockets.join(format!("{node}.sock"))
     }
 
     /// As the token's owner: this wallet and instance, and its first gas.

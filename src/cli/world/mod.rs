@@ -24,19 +24,28 @@ const LIFETIME_S: u64 = 30 * 24 * 3_600;
 const FIRST_GAS_WEI: u128 = 1_000_000_000_000_000_000;
 const RPC_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The KMS and the app that all simulated guests of one seed belong to.
-pub(crate) struct Simulated {
+/// Whom the contract believes about keys: a KMS root, and the app whose instances become nodes.
+#[derive(Clone, Copy)]
+pub(crate) struct Authority {
     pub kms_root: Address,
     pub app_id: Address,
+}
+
+/// The KMS and the app that all simulated guests of one seed belong to.
+pub(crate) struct Simulated {
+    pub authority: Authority,
     world: Arc<dstack_simulator::World>,
 }
 
 impl Simulated {
     pub(crate) fn new(seed: &[u8; 32]) -> anyhow::Result<Self> {
         let world = dstack_simulator::World::new(seed, DEVELOPMENT_COMPOSE.to_owned(), None)?;
-        Ok(Self {
+        let authority = Authority {
             kms_root: Address(world.kms_root_address()),
             app_id: Address(world.app_id()),
+        };
+        Ok(Self {
+            authority,
             world: Arc::new(world),
         })
     }
@@ -51,9 +60,9 @@ impl Simulated {
 
     /// For people.
     pub(crate) fn shown(&self) -> String {
+        let Authority { kms_root, app_id } = self.authority;
         format!(
-            "simulator   KMS root {}, app {} (SIMULATED: keys and quotes prove nothing)",
-            self.kms_root, self.app_id
+            "simulator   KMS root {kms_root}, app {app_id} (SIMULATED: keys and quotes prove nothing)"
         )
     }
 }
@@ -106,8 +115,8 @@ pub(crate) async fn connect(rpc: &str, contract: Address) -> anyhow::Result<Chai
 }
 
 /// What a contract is made with.
-pub(crate) struct Deployment<'a> {
-    pub simulated: &'a Simulated,
+pub(crate) struct Deployment {
+    pub authority: Authority,
     /// Members that must be there before the first election.
     pub founders: u64,
     /// The option that says so, for errors.
@@ -117,11 +126,7 @@ pub(crate) struct Deployment<'a> {
 }
 
 /// Deployed once per data directory, with its tokens.
-pub(crate) async fn contract(
-    path: &Path,
-    rpc: &str,
-    wanted: &Deployment<'_>,
-) -> anyhow::Result<Chain> {
+pub(crate) async fn contract(path: &Path, rpc: &str, wanted: &Deployment) -> anyhow::Result<Chain> {
     let (shown, founders) = (path.display(), wanted.founders);
     if !path.exists() {
         return deploy(path, rpc, wanted).await;
@@ -137,21 +142,21 @@ pub(crate) async fn contract(
         wanted.option
     );
     let chain = connect(rpc, contract.parse()?).await?;
-    let (expected, found) = (wanted.simulated.kms_root, chain.kms_root().await?);
+    let (expected, found) = (wanted.authority.kms_root, chain.kms_root().await?);
     anyhow::ensure!(
         found == expected,
-        "{shown}: expected a contract with the KMS root {expected} of this directory's simulator, found {found}: it \
+        "{shown}: expected a contract with the KMS root {expected} of this guest agent's keys, found {found}: it \
          was made by another command or for another class; give another --data-dir"
     );
     Ok(chain)
 }
 
-async fn deploy(path: &Path, rpc: &str, wanted: &Deployment<'_>) -> anyhow::Result<Chain> {
+async fn deploy(path: &Path, rpc: &str, wanted: &Deployment) -> anyhow::Result<Chain> {
     let deployer = owner(1)?;
     let params = DeployParams {
         owner: deployer.address(),
-        kms_root: wanted.simulated.kms_root,
-        allowed_apps: vec![wanted.simulated.app_id],
+        kms_root: wanted.authority.kms_root,
+        allowed_apps: vec![wanted.authority.app_id],
         founders: wanted.founders,
         max_nodes: 100,
         max_lifetime_s: LIFETIME_S,

@@ -35,8 +35,8 @@ pub(super) struct Resolver<'a> {
     pub origins: Vec<Origin>,
 }
 
-struct Value {
-    text: String,
+pub(super) struct Value {
+    pub text: String,
     origin: String,
 }
 
@@ -76,6 +76,8 @@ impl<'a> Resolver<'a> {
             .optional("dstack-socket")
             .map(|v| PathBuf::from(v.text));
         let agent_wait = self.seconds("agent-wait");
+        let node_name = self.node_name(chain_id);
+        let insecure_unattested_peers = self.insecure(chain_id);
         let names = self.optional("http-names").map_or(Vec::new(), |v| {
             v.text.split(',').map(|n| n.trim().to_owned()).collect()
         });
@@ -84,7 +86,13 @@ impl<'a> Resolver<'a> {
         let initial_credit = self.initial_credit();
         let peers = self.peers(base);
         let expected = self.expected();
-        let notices = self.replaced();
+        let mut notices = self.replaced();
+        if insecure_unattested_peers {
+            notices.push(
+                "insecure-unattested-peers: this cluster is UNATTESTED; evidence that proves nothing is let through"
+                    .to_owned(),
+            );
+        }
         let host = host?;
         Some(Config {
             token: Token(token?),
@@ -93,6 +101,8 @@ impl<'a> Resolver<'a> {
             contract: contract?,
             data_dir: data_dir?,
             dstack_socket: socket,
+            node_name,
+            insecure_unattested_peers,
             agent_wait: Duration::from_millis(agent_wait?),
             http: SocketAddr::new(http_host?, http_port?),
             http_names: names,
@@ -111,7 +121,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// The value and where it came from; a missing one without default is a fault.
-    fn value(&mut self, name: &'static str) -> Option<Value> {
+    pub(super) fn value(&mut self, name: &'static str) -> Option<Value> {
         let (_, variable, default) = *SOURCES.iter().find(|(n, _, _)| *n == name)?;
         let found = self
             .args
@@ -160,11 +170,11 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn optional(&mut self, name: &'static str) -> Option<Value> {
+    pub(super) fn optional(&mut self, name: &'static str) -> Option<Value> {
         self.value(name).filter(|value| !value.text.is_empty())
     }
 
-    fn fault(&mut self, value: &Value, expected: &str, remedy: &str) {
+    pub(super) fn fault(&mut self, value: &Value, expected: &str, remedy: &str) {
         let found = value.text.chars().take(120).collect();
         let (origin, expected, remedy) =
             (value.origin.clone(), expected.to_owned(), remedy.to_owned());
