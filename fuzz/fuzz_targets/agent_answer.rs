@@ -13,8 +13,8 @@ const ASKED: [u8; 64] = [0x5a; 64];
 const REPORT_DATA: std::ops::Range<usize> = 568..632;
 /// Most characters of a refusal: our own words, and what it quotes (200 characters, each escaped to at most 10).
 const WORDS_MAX: usize = 4_000;
-/// Longest run of hex digits in the words of a refusal.
-const HEX_RUN_MAX: usize = 40;
+/// Longest run of hex digits in the words of a refusal: 40 that are quoted, and the 0 of an escaped `\0` before them.
+const HEX_RUN_MAX: usize = 41;
 
 fuzz_target!(|input: &[u8]| -> Corpus {
     let Some((question, rest)) = input.split_first() else {
@@ -117,12 +117,12 @@ fn check_words(error: &AgentError, body: &[u8]) {
     }
 }
 
-/// The value of the first `"key":"…"`, if it is long enough to be a part of a key.
+/// The value of the first `"key":"…"`, if it is long enough to be a key; shorter hex may be an address and is shown.
 fn key_in(body: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(body).ok()?;
     let value = text.split_once(r#""key":""#)?.1.split('"').next()?;
     let is_hex = value.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (is_hex && value.len() >= 32 && text.matches(value).count() == 1).then_some(value)
+    (is_hex && value.len() > HEX_RUN_MAX && text.matches(value).count() == 1).then_some(value)
 }
 
 /// A refusal may quote the agent, but nothing that could be a key.
