@@ -151,7 +151,7 @@ fn check_json(answer: &Answer, path: &str) {
         (_, "/GetQuote" | "/prpc/TdxQuote" | "/prpc/RawQuote") => {
             let quote = json["quote"].as_str().unwrap_or_default();
             assert!(
-                quote.len() > 2 * 632 && quote.len() % 2 == 0,
+                quote.len() > 2 * 632 && quote.len().is_multiple_of(2),
                 "expected a quote, found {quote:?}"
             );
         }

@@ -16,6 +16,7 @@ use std::{
     convert::Infallible,
     error::Error,
     path::Path,
+    process::ExitCode,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -35,15 +36,24 @@ const REQUESTS_MAX: u64 = 10_000_000;
 type Failure = Box<dyn Error + Send + Sync>;
 
 #[tokio::main]
-async fn main() -> Result<(), Failure> {
+async fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words[..] {
+    match run(&words.iter().map(String::as_str).collect::<Vec<_>>()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("getkey_load: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(words: &[&str]) -> Result<(), Failure> {
+    match *words {
         ["floor", socket] => floor(Path::new(socket)).await,
         ["drive", agent, floor, rate, seconds] => {
             let plan = Plan {
                 rate: rate.parse()?,
-                left: Duration::from_secs_f64(seconds.parse()?),
+                left: Duration::try_from_secs_f64(seconds.parse()?)?,
             };
             println!("{}", drive(Path::new(agent), Path::new(floor), plan).await?);
             Ok(())
