@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::anvil::Anvil;
-use support::{SYNOD, eventually, free_port};
+use support::{SYNOD, eventually, free_port, ports};
 
 /// What a command line may hold: options, numbers, URLs without a path, 20-byte addresses, paths, words of the profile.
 fn is_harmless(word: &str) -> bool {
@@ -51,8 +51,8 @@ impl Up {
     /// With these variables in its environment.
     fn with(nodes: u16, env: &[(&str, &str)]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("synod-up-").tempdir()?;
-        let http = block_of_ports(nodes)?;
-        let udp = block_of_ports(nodes + 1)?;
+        let http = ports(nodes);
+        let udp = ports(nodes + 1);
         let (other, chain) = Anvil::instead(
             |program| Command::new(program),
             &dir.path().join("chain.out"),
@@ -133,19 +133,6 @@ impl Drop for Up {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn block_of_ports(n: u16) -> Result<u16> {
-    let mut first = free_port();
-    let mut last = first;
-    while last - first + 1 < n {
-        let next = free_port();
-        if next != last + 1 {
-            first = next;
-        }
-        last = next;
-    }
-    Ok(first)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,7 +237,7 @@ async fn up_alone_increments_and_a_kept_directory_goes_on() -> Result<()> {
         ("--nodes", "1".to_owned()),
         ("--rpc-port", free_port().to_string()),
         ("--base-http-port", up.http.to_string()),
-        ("--udp-port-base", block_of_ports(2)?.to_string()),
+        ("--udp-port-base", ports(2).to_string()),
         ("--multicast-port", free_port().to_string()),
     ];
     up.child = Command::new(SYNOD)

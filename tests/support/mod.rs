@@ -495,6 +495,20 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// The first of so many free ports in a row.
+pub fn ports(n: u16) -> u16 {
+    let mut first = free_port();
+    let mut last = first;
+    while last - first + 1 < n {
+        let next = free_port();
+        if next != last + 1 {
+            first = next;
+        }
+        last = next;
+    }
+    first
+}
+
 /// One cluster at a time: three nodes and their syncs want both cores, and a starved node rightly elects.
 pub async fn turn() -> tokio::sync::MutexGuard<'static, ()> {
     static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
