@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 
 /// The largest answer we read; a real `Info` has some 25 KB and grows with the compose file.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
-/// The largest answer to what is small by nature: `Version` and `GetKey`, some 400 bytes.
+/// The largest answer to what is small by nature: `Version` and `GetKey`, some 400 bytes, and every refusal.
 const SMALL_MAX: usize = 64 * 1024;
 /// The agent closes idle connections after 10 to 15 s; we drop them before.
 const POOL_IDLE: Duration = Duration::from_secs(8);
@@ -148,7 +148,7 @@ impl Transport {
             .await
             .map_err(|error| broken(&error))?;
         let (status, server) = (response.status(), server(response.headers()));
-        let body = read(response.into_body(), limit(method)).await?;
+        let body = read(response.into_body(), limit(method, status)).await?;
         Ok((status, Answer { body, server }))
     }
 }
@@ -163,8 +163,9 @@ fn client(idle_max: usize) -> Unix {
         .build(UnixConnector)
 }
 
-fn limit(method: &str) -> usize {
+fn limit(method: &str, status: StatusCode) -> usize {
     match method {
+        _ if status != StatusCode::OK => SMALL_MAX,
         "Version" | "GetKey" => SMALL_MAX,
         _ => ANSWER_MAX,
     }

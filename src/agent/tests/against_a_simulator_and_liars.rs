@@ -501,7 +501,7 @@ async fn an_endless_answer_is_cut_at_the_limit() {
 }
 
 #[tokio::test]
-async fn a_small_answer_may_have_64_kib_and_not_a_byte_more() {
+async fn a_small_answer_and_a_refusal_may_have_64_kib_and_not_a_byte_more() {
     for (length, fits) in [(65_536, true), (65_537, false)] {
         let liar = liar(move |_, _| {
             Some(ok(&format!(
@@ -512,6 +512,15 @@ async fn a_small_answer_may_have_64_kib_and_not_a_byte_more() {
         let result = liar.agent.version().await;
         let too_large = matches!(result, Err(AgentError::TooLarge { limit: 65_536, .. }));
         assert_eq!((result.is_ok(), too_large), (fits, !fits));
+    }
+    for (length, fits) in [(65_536, true), (65_537, false)] {
+        let refusal = move || http("400 Bad Request", "text/plain", &"x".repeat(length));
+        let error = liar(move |_, _| Some(refusal())).agent.info().await;
+        match error.unwrap_err() {
+            AgentError::Answered { .. } => assert!(fits),
+            AgentError::TooLarge { limit: 65_536, .. } => assert!(!fits),
+            other => panic!("{other}"),
+        }
     }
 }
 

@@ -301,6 +301,15 @@ async fn every_recorded_answer_becomes_its_value_or_its_error() {
     assert_eq!(table.into_iter().collect::<Vec<_>>(), expected);
 }
 
+/// App id of the recorded fixture, and the KMS key that was recovered from its link.
+fn fixture(test: &str) -> ([u8; 20], KmsRoot) {
+    let derivation = vectors::json(test, "dstack/key_derivation.json").unwrap();
+    let link = &derivation["kms_link_of_the_fixture"];
+    let root = vectors::hex(link, "signer_recovered_with_that_app_id");
+    let app_id = vectors::hex(link, "app_id_in_fixture_attestation");
+    (app_id, KmsRoot::Public(root))
+}
+
 /// Arguments as the agent understands them: missing ones are empty, an empty algorithm is secp256k1, k256 too.
 fn arguments(body: &Value) -> (String, String, String) {
     let of = |name: &str| body[name].as_str().unwrap_or("").to_owned();
@@ -322,15 +331,10 @@ fn asked_in_json(case: &Case) -> Option<Value> {
 #[tokio::test]
 async fn asked_as_recorded_the_client_gets_the_recorded_keys_and_their_chains_hold() {
     let test = "asked_as_recorded_the_client_gets_the_recorded_keys_and_their_chains_hold";
-    let (Some(cases), Some(derivation)) = (
-        cases(test, "get_key"),
-        vectors::json(test, "dstack/key_derivation.json"),
-    ) else {
+    let Some(cases) = cases(test, "get_key") else {
         return;
     };
-    let link = &derivation["kms_link_of_the_fixture"];
-    let app_id = vectors::hex(link, "app_id_in_fixture_attestation");
-    let root = KmsRoot::Public(vectors::hex(link, "signer_recovered_with_that_app_id"));
+    let (app_id, root) = fixture(test);
     let asked: Vec<(Value, Case)> = cases
         .into_iter()
         .filter_map(|case| Some((asked_in_json(&case)?, case)))
@@ -373,15 +377,10 @@ async fn asked_as_recorded_the_client_gets_the_recorded_keys_and_their_chains_ho
 #[tokio::test]
 async fn the_chain_of_a_recorded_ed25519_key_is_not_taken_for_that_of_our_key() {
     let test = "the_chain_of_a_recorded_ed25519_key_is_not_taken_for_that_of_our_key";
-    let (Some(cases), Some(derivation)) = (
-        cases(test, "get_key"),
-        vectors::json(test, "dstack/key_derivation.json"),
-    ) else {
+    let Some(cases) = cases(test, "get_key") else {
         return;
     };
-    let link = &derivation["kms_link_of_the_fixture"];
-    let app_id = vectors::hex(link, "app_id_in_fixture_attestation");
-    let root = KmsRoot::Public(vectors::hex(link, "signer_recovered_with_that_app_id"));
+    let (app_id, root) = fixture(test);
     // an old agent ignores the algorithm it does not know; the same bytes, another claim
     let case = cases
         .iter()
