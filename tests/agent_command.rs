@@ -4,6 +4,8 @@
 
 #[path = "agents/liar.rs"]
 mod liar;
+#[path = "agents/official.rs"]
+mod official;
 #[path = "agent_command/recorded.rs"]
 mod recorded;
 

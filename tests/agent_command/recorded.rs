@@ -2,102 +2,20 @@
 //! with the report data written in, as it does) and a quote from hardware. The recordings lie outside the project.
 
 use super::liar::Answer;
-use super::{FOUR, Simulated, absent, ask, simulated};
-use dstack_simulator::AppKeys;
+use super::official::{APP_ID, Official, recorded};
+use super::{FOUR, absent, ask, simulated};
 use serde_json::Value;
-use std::io::Write;
-
-/// The app of the official simulator's fixture.
-const APP_ID: &str = "5bb4ff9a3837357f19dc176407a5709c62eb6c56";
-
-/// A recording, or `None` with a word to whoever runs the tests.
-fn recorded(test: &str, file: &str) -> Option<Value> {
-    let dir = std::env::var("SYNOD_VECTORS").unwrap_or_else(|_| "../shared/vectors".to_owned());
-    let Ok(text) = std::fs::read_to_string(format!("{dir}/{file}")) else {
-        assert!(
-            std::env::var("SYNOD_CI").is_err(),
-            "SYNOD_CI is set and there is no {file} in {dir}"
-        );
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED {test}: no {file} in {dir} (SYNOD_VECTORS)"
-        );
-        return None;
-    };
-    Some(serde_json::from_str(&text).unwrap())
-}
-
-/// The body of the first case of a recording.
-fn first_body(recording: &Value) -> String {
-    let body = &recording["cases"][0]["response"]["body_text"];
-    body.as_str().unwrap().to_owned()
-}
-
-fn bytes(hex: &Value) -> Vec<u8> {
-    let digits = hex.as_str().unwrap().as_bytes().chunks(2);
-    digits
-        .map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap())
-        .collect()
-}
-
-/// A simulator with the app root key and KMS link that the official one publishes.
-async fn with_published_keys(fixture: &Value) -> Simulated {
-    let keys = &fixture["appkeys"];
-    let root: [u8; 32] = bytes(&keys["k256_key"]).try_into().unwrap();
-    let link = bytes(&keys["k256_signature"]);
-    simulated(|spec| {
-        spec.app_id = Some(bytes(&APP_ID.into()).try_into().unwrap());
-        spec.app_keys = Some(AppKeys {
-            root: root.into(),
-            link,
-        });
-    })
-    .await
-}
-
-/// This quote with other report data, as the official simulator makes all of its quotes.
-fn patched(quote: &str, report_data: &str) -> String {
-    [&quote[..2 * 568], report_data, &quote[2 * 632..]].concat()
-}
 
 #[tokio::test]
 async fn the_official_simulator_as_recorded_passes_and_its_keys_end_at_its_root() {
-    let recorded = |file| recorded("the_official_simulator_as_recorded", file);
-    let (Some(fixture), Some(keys), Some(quotes), Some(infos), Some(versions)) = (
-        recorded("dstack/fixture.json"),
-        recorded("dstack/key_derivation.json"),
-        recorded("dstack/v0.5.11/get_quote.json"),
-        recorded("dstack/v0.5.11/info.json"),
-        recorded("dstack/v0.5.11/version.json"),
-    ) else {
+    let test = "the_official_simulator_as_recorded";
+    let dir = tempfile::tempdir().unwrap();
+    let Some(keys) = recorded(test, "dstack/key_derivation.json") else {
         return;
     };
-    let s = with_published_keys(&fixture).await;
-    let (quote, info, version) = (
-        first_body(&quotes),
-        first_body(&infos),
-        first_body(&versions),
-    );
-    let official = s.liar(move |call| match call.method {
-        "GetQuote" => {
-            let asked: Value = serde_json::from_str(&call.truth.body).unwrap();
-            let body = quote.clone();
-            Answer { body, ..call.truth }.with(|json| {
-                let asked = asked["report_data"].as_str().unwrap();
-                json["report_data"] = asked.into();
-                json["quote"] = patched(json["quote"].as_str().unwrap(), asked).into();
-            })
-        }
-        "Info" => Some(Answer {
-            body: info.clone(),
-            ..call.truth
-        }),
-        "Version" => Some(Answer {
-            body: version.clone(),
-            ..call.truth
-        }),
-        _ => Some(call.truth),
-    });
+    let Some(official) = Official::serve(test, dir.path()).await else {
+        return;
+    };
     let ended = ask(&official.socket, &["test"]).await.succeeded();
     assert_eq!(ended.steps(), FOUR);
     ended.says(&["version: 0.5.11 (rev unknown)", "5010 bytes"]);
