@@ -178,76 +178,95 @@ const TDX_QUOTE: [(u64, &str, Kind); 4] = [
     (4, "prefix", Kind::Text),
 ];
 
-#[tokio::test]
-async fn every_method_says_the_same_in_both_encodings() {
-    let guest = guest();
+/// One question in both encodings, and the numbers of its answer's fields.
+struct Question {
+    surface: Surface,
+    path: &'static str,
+    message: Vec<u8>,
+    text: String,
+    numbers: &'static [(u64, &'static str, Kind)],
+}
+
+/// Every method whose answer is the same each time.
+fn questions(signature: &str, public: &str) -> Vec<Question> {
     let key = [field(1, b"a"), field(2, b"b"), field(3, b"ed25519")].concat();
-    let key_json = r#"{"path":"a","purpose":"b","algorithm":"ed25519"}"#;
+    let key_text = r#"{"path":"a","purpose":"b","algorithm":"ed25519"}"#;
+    let report_text = r#"{"report_data":"6869"}"#;
     let signing = [field(1, b"k256"), field(2, b"hi")].concat();
-    let signing_json = r#"{"algorithm":"k256","data":"6869"}"#;
-    let signed = json(&guest, Surface::Dstack, "/Sign", signing_json)
-        .await
-        .json();
-    let part = |name: &str| signed[name].as_str().unwrap().to_owned();
-    let (signature, public) = (part("signature"), part("public_key"));
+    let [signature_bytes, public_bytes] =
+        [signature, public].map(|digits| hex::decode(digits).unwrap());
     let verifying = [
-        signing.clone(),
-        field(3, &hex::decode(&signature).unwrap()),
-        field(4, &hex::decode(&public).unwrap()),
+        &signing[..],
+        &field(3, &signature_bytes),
+        &field(4, &public_bytes),
     ]
     .concat();
-    let verifying_json = format!(
+    let verifying_text = format!(
         r#"{{"algorithm":"k256","data":"6869","signature":"{signature}","public_key":"{public}"}}"#
     );
     let hashed = [field(1, b"hi"), field(2, b"sha256"), field(3, b"p")].concat();
-    let hashed_json = r#"{"report_data":"6869","hash_algorithm":"sha256","prefix":"p"}"#;
-    let raw_json = format!(r#"{{"report_data":"{}"}}"#, "09".repeat(64));
+    let hashed_text = r#"{"report_data":"6869","hash_algorithm":"sha256","prefix":"p"}"#;
+    let raw_text = format!(r#"{{"report_data":"{}"}}"#, "09".repeat(64));
+    let on = |surface, path, message: &[u8], text: &str, numbers| Question {
+        surface,
+        path,
+        message: message.to_vec(),
+        text: text.to_owned(),
+        numbers,
+    };
     let (dstack, tappd) = (Surface::Dstack, Surface::Tappd);
-    let calls: [(_, _, Vec<u8>, &str, &[(u64, &str, Kind)]); 11] = [
-        (dstack, "/GetKey", key.clone(), key_json, &KEY),
-        (
-            dstack,
-            "/GetQuote",
-            field(1, b"hi"),
-            r#"{"report_data":"6869"}"#,
-            &QUOTE,
-        ),
-        (
+    vec![
+        on(dstack, "/GetKey", &key, key_text, &KEY),
+        on(dstack, "/GetQuote", &field(1, b"hi"), report_text, &QUOTE),
+        on(
             dstack,
             "/Attest",
-            field(1, b"hi"),
-            r#"{"report_data":"6869"}"#,
-            &[(1, "attestation", Kind::Hex)],
+            &field(1, b"hi"),
+            report_text,
+            &ATTESTATION,
         ),
-        (dstack, "/Info", vec![], "", &INFO),
-        (dstack, "/Sign", signing, signing_json, &SIGNED),
-        (
-            dstack,
-            "/Verify",
-            verifying,
-            &verifying_json,
-            &[(1, "valid", Kind::Bool)],
-        ),
-        (dstack, "/Version", vec![], "", &VERSION),
-        (tappd, "/prpc/DeriveK256Key", key, key_json, &K256_KEY),
-        (
+        on(dstack, "/Info", &[], "", &INFO),
+        on(dstack, "/Sign", &signing, SIGNING, &SIGNED),
+        on(dstack, "/Verify", &verifying, &verifying_text, &VERIFIED),
+        on(dstack, "/Version", &[], "", &VERSION),
+        on(tappd, "/prpc/DeriveK256Key", &key, key_text, &K256_KEY),
+        on(
             tappd,
             "/prpc/Tappd.TdxQuote",
-            hashed,
-            hashed_json,
+            &hashed,
+            hashed_text,
             &TDX_QUOTE,
         ),
-        (
+        on(
             tappd,
             "/prpc/RawQuote",
-            field(1, &[9; 64]),
-            &raw_json,
+            &field(1, &[9; 64]),
+            &raw_text,
             &TDX_QUOTE,
         ),
-        (tappd, "/prpc/Info", vec![], "", &INFO),
-    ];
-    for (surface, path, message, text, numbers) in calls {
-        let answer = json(&guest, surface, path, text).await.json();
+        on(tappd, "/prpc/Info", &[], "", &INFO),
+        on(tappd, "/prpc/Version", &[], "", &VERSION),
+    ]
+}
+
+const SIGNING: &str = r#"{"algorithm":"k256","data":"6869"}"#;
+const ATTESTATION: [(u64, &str, Kind); 1] = [(1, "attestation", Kind::Hex)];
+const VERIFIED: [(u64, &str, Kind); 1] = [(1, "valid", Kind::Bool)];
+
+#[tokio::test]
+async fn every_method_says_the_same_in_both_encodings() {
+    let guest = guest();
+    let signed = json(&guest, Surface::Dstack, "/Sign", SIGNING).await.json();
+    let part = |name: &str| signed[name].as_str().unwrap();
+    for question in questions(part("signature"), part("public_key")) {
+        let Question {
+            surface,
+            path,
+            message,
+            text,
+            numbers,
+        } = question;
+        let answer = json(&guest, surface, path, &text).await.json();
         let reply = protobuf(&guest, surface, path, &message).await;
         assert_eq!(
             (reply.status, &reply.kind[..]),

@@ -50,10 +50,9 @@ fn refusal(error: &serde_json::Error, text: &[u8]) -> String {
     else {
         return message;
     };
-    let lines = text.split(|byte| *byte == b'\n');
+    let mut lines = text.split(|byte| *byte == b'\n');
     let line = lines
-        .skip(error.line().saturating_sub(1))
-        .next()
+        .nth(error.line().saturating_sub(1))
         .unwrap_or_default();
     let mut escaped = false;
     let end = line.iter().enumerate().position(|(at, byte)| {

@@ -163,7 +163,6 @@ fn custom(text: impl std::fmt::Display) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::api::messages::GetTlsKeyArgs;
 
     fn read(query: &str) -> Result<GetTlsKeyArgs, String> {
