@@ -14,20 +14,74 @@ use official::Official;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use support::{SYNOD, eventually, free_port};
+use support::{SYNOD, eventually, free_port, ports};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// Ends with the test, and what it started with it.
-struct Killed(Child);
+/// `synod up` on the official simulator; ends with the test.
+struct Up {
+    child: Child,
+    dir: PathBuf,
+    rpc: u16,
+    http: u16,
+    nodes: u16,
+}
 
-impl Drop for Killed {
+impl Up {
+    fn start(official: &Official, dir: &Path, nodes: u16) -> Result<Self> {
+        let (rpc, http, udp) = (free_port(), ports(nodes), ports(nodes + 1));
+        let child = Command::new(SYNOD)
+            .args(["up", "--no-prompt", "--nodes", &nodes.to_string()])
+            .arg("--dstack-socket")
+            .arg(&official.socket)
+            .arg("--data-dir")
+            .arg(dir.join("data"))
+            .args(["--rpc-port", &rpc.to_string()])
+            .args(["--base-http-port", &http.to_string()])
+            .args(["--udp-port-base", &udp.to_string()])
+            .args(["--multicast-port", &free_port().to_string()])
+            .stdin(Stdio::null())
+            .stdout(File::create(dir.join("out"))?)
+            .stderr(File::create(dir.join("err"))?)
+            .spawn()?;
+        Ok(Self {
+            child,
+            dir: dir.to_owned(),
+            rpc,
+            http,
+            nodes,
+        })
+    }
+
+    fn told(&self) -> String {
+        let read = |name| std::fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+        read("out") + &read("err")
+    }
+
+    /// Waits for a line that begins so, and gives the rest of it.
+    async fn line(&self, begins: &str) -> Result<String> {
+        eventually(SOON, begins, async || {
+            let told = self.told();
+            let line = told.lines().find_map(|line| line.strip_prefix(begins));
+            line.map(|rest| rest.trim().to_owned())
+                .with_context(|| told.clone())
+        })
+        .await
+    }
+
+    fn apis(&self) -> std::ops::Range<u16> {
+        self.http..self.http + self.nodes
+    }
+}
+
+impl Drop for Up {
     fn drop(&mut self) {
         // best effort: it may have ended
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -55,41 +109,18 @@ async fn three_nodes_share_the_official_simulator_and_say_that_nothing_is_attest
     let Some(official) = Official::serve(test, dir.path()).await else {
         return Ok(());
     };
-    let (http, udp) = (support::ports(3), support::ports(4));
-    let out = dir.path().join("out");
-    let up = Command::new(SYNOD)
-        .args(["up", "--no-prompt", "--dstack-socket"])
-        .arg(&official.socket)
-        .arg("--data-dir")
-        .arg(dir.path().join("data"))
-        .args(["--rpc-port", &free_port().to_string()])
-        .args(["--base-http-port", &http.to_string()])
-        .args(["--udp-port-base", &udp.to_string()])
-        .args(["--multicast-port", &free_port().to_string()])
-        .stdin(Stdio::null())
-        .stdout(File::create(&out)?)
-        .stderr(File::create(dir.path().join("err"))?)
-        .spawn()?;
-    let _up = Killed(up);
-    let told = || {
-        let read = |name| std::fs::read_to_string(dir.path().join(name)).unwrap_or_default();
-        read("out") + &read("err")
-    };
-    eventually(SOON, "ready", async || {
-        ensure!(told().contains("ready"), "{}", told());
-        Ok(())
-    })
-    .await?;
+    let up = Up::start(&official, dir.path(), 3)?;
+    up.line("ready").await?;
+    let told = up.told();
     ensure!(
-        told().contains("UNATTESTED") && !told().contains("SIMULATED"),
-        "{}",
-        told()
+        told.contains("UNATTESTED") && !told.contains("SIMULATED"),
+        "{told}"
     );
 
     let mut wallets = BTreeSet::new();
     let mut instances = BTreeSet::new();
     let mut leader = None;
-    for port in http..http + 3 {
+    for port in up.apis() {
         let status = get(port, "/status").await?;
         let shown = status["attestation"].as_str().context("a verdict")?;
         ensure!(
@@ -110,13 +141,13 @@ async fn three_nodes_share_the_official_simulator_and_say_that_nothing_is_attest
     let (status, body) = ask("POST", leader, "/increment", None).await?;
     ensure!(status == 200, "{status} {body}");
     let trade = json!({"type": "sell", "with": 2, "amount": 30});
-    let (status, body) = ask("POST", http, "/trades", Some(trade)).await?;
+    let (status, body) = ask("POST", up.http, "/trades", Some(trade)).await?;
     ensure!(status == 200, "{status} {body}");
     eventually(
         SOON,
         "the same counter and balances everywhere",
         async || {
-            for port in http..http + 3 {
+            for port in up.apis() {
                 let counter = get(port, "/counter").await?;
                 let balances = get(port, "/balances").await?;
                 ensure!(counter["value"] == 1, "{counter}");
@@ -140,35 +171,13 @@ async fn without_being_asked_a_node_does_not_run_on_the_official_simulator() -> 
         return Ok(());
     };
     // a chain with a contract whose KMS root is that simulator's: made by `up`, which is left running
-    let rpc = free_port();
-    let (http, udp) = (support::ports(1), support::ports(2));
-    let out = dir.path().join("out");
-    let up = Command::new(SYNOD)
-        .args(["up", "--no-prompt", "--nodes", "1", "--dstack-socket"])
-        .arg(&official.socket)
-        .arg("--data-dir")
-        .arg(dir.path().join("data"))
-        .args(["--rpc-port", &rpc.to_string()])
-        .args(["--base-http-port", &http.to_string()])
-        .args(["--udp-port-base", &udp.to_string()])
-        .args(["--multicast-port", &free_port().to_string()])
-        .stdin(Stdio::null())
-        .stdout(File::create(&out)?)
-        .stderr(Stdio::null())
-        .spawn()?;
-    let _up = Killed(up);
-    let contract = eventually(SOON, "the contract's address", async || {
-        let text = std::fs::read_to_string(&out)?;
-        let line = text.lines().find_map(|line| line.strip_prefix("contract"));
-        line.map(|address| address.trim().to_owned())
-            .context("not yet")
-    })
-    .await?;
+    let up = Up::start(&official, dir.path(), 1)?;
+    let contract = up.line("contract").await?;
     let node = async |options: &[&str]| {
         let run = tokio::process::Command::new(SYNOD)
             .args(["node", "1", "--contract", &contract, "--dstack-socket"])
             .arg(&official.socket)
-            .args(["--rpc", &format!("http://127.0.0.1:{rpc}")])
+            .args(["--rpc", &format!("http://127.0.0.1:{}", up.rpc)])
             .args(["--http-port", "0", "--udp-port", "0", "--link-port", "0"])
             .args(["--multicast-port", &free_port().to_string()])
             .arg("--data-dir")
@@ -221,8 +230,8 @@ async fn up_refuses_an_agent_without_a_kms() -> Result<()> {
     up.args(["up", "--no-prompt", "--dstack-socket"])
         .arg(&socket)
         .args(["--rpc-port", &free_port().to_string()])
-        .args(["--base-http-port", &support::ports(3).to_string()])
-        .args(["--udp-port-base", &support::ports(4).to_string()])
+        .args(["--base-http-port", &ports(3).to_string()])
+        .args(["--udp-port-base", &ports(4).to_string()])
         .stdin(Stdio::null());
     let ended = tokio::task::spawn_blocking(move || up.output()).await??;
     let why = String::from_utf8_lossy(&ended.stderr).into_owned();

@@ -2,6 +2,8 @@
 //! session, bind both in a quote, wait for the owner and for gas, register. Nothing here is skipped on a
 //! simulator; what cannot be proven refuses.
 
+mod evidence;
+
 use crate::clock::wall_seconds;
 use crate::config::Config;
 use crate::disk::{Disk, DiskError};
@@ -9,18 +11,12 @@ use crate::facts::{Board, Missing, Phase};
 use crate::fixture;
 use crate::tls::TlsIdentity;
 use rand_core::{OsRng, RngCore};
-use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 use synod_agent::keychain::{self, KmsRoot};
 use synod_agent::{Agent, AgentError};
-use synod_attest::Verdict;
-use synod_attest::report_data::{self, Binding, Nonce};
 use synod_chain::{Chain, ChainError, ChainSettings, Registration, Wallet};
-use synod_wire::{
-    Address, BlockRef, ChainView, Hash, Incarnation, SessionKey, SessionPublic, Term,
-};
+use synod_wire::{Address, ChainView, Incarnation, SessionKey, SessionPublic, Term};
 
 /// One call to the RPC endpoint.
 const RPC_TIMEOUT: Duration = Duration::from_secs(5);
@@ -171,10 +167,11 @@ pub async fn identify(
     let instance_id = fixture::instance(of_agent, config.node_name.as_ref());
     let app_id = Address(info.app_id);
     let compose = app_compose(&info.tcb_info).ok_or_else(|| {
+        let remedy = "set public_tcbinfo in the app's compose";
         unfit(
             "the app's compose text in tcb_info",
             "none".to_owned(),
-            "set public_tcbinfo in the app's compose",
+            remedy,
         )
     })?;
     let salt = hex::encode(disk.wallet_salt()?);
@@ -188,21 +185,14 @@ pub async fn identify(
         .await?;
     let root = chain.kms_root().await?;
     let links = key_links(&derived, &purpose, &info.app_id, root).map_err(|found| {
-        let remedy =
-            "use an agent whose KMS the contract names, and an app that the contract allows";
-        unfit(
-            "a key chain that ends at the contract's KMS root",
-            found,
-            remedy,
-        )
+        let remedy = "use an agent whose KMS the contract names, and an allowed app";
+        let expected = "a key chain that ends at the contract's KMS root";
+        unfit(expected, found, remedy)
     })?;
     if !chain.allowed(app_id).await? {
         let expected = format!("an app that contract {} allows", config.contract);
-        return Err(unfit(
-            &expected,
-            format!("app {app_id}"),
-            "run this node as an allowed app, or have the contract allow it",
-        ));
+        let remedy = "run this node as an allowed app, or have the contract allow it";
+        return Err(unfit(&expected, format!("app {app_id}"), remedy));
     }
     let wallet = Wallet::from_secret(derived.secret.expose())
         .map_err(|why| BootError::Keys(why.to_string()))?;
@@ -218,7 +208,7 @@ pub async fn identify(
         links,
         compose,
     };
-    let verdict = fitness(config, &identity).await?;
+    let verdict = evidence::fitness(config, &identity).await?;
     if let Some((found, remedy)) = fixture::objection(&verdict, config) {
         return Err(unfit("evidence of this guest alone", found, remedy));
     }
@@ -229,35 +219,6 @@ pub async fn identify(
         facts.socket = socket;
     });
     Ok(identity)
-}
-
-/// What a quote of this agent is worth, before the owner and the chain are troubled with it.
-async fn fitness(config: &Config, identity: &Identity) -> Result<Verdict, BootError> {
-    let mut challenge = [0; 32];
-    OsRng
-        .try_fill_bytes(&mut challenge)
-        .map_err(|why| BootError::Keys(why.to_string()))?;
-    let expected = report_data::bind(&binding(config, identity), &Nonce::Challenge(challenge));
-    let quote = identity.agent.quote(&expected).await?;
-    Ok(synod_attest::own_verdict(
-        &quote.bytes,
-        &quote.event_log,
-        &identity.compose,
-        &expected,
-    ))
-}
-
-/// Everything that a quote of this boot has to belong to.
-fn binding(config: &Config, identity: &Identity) -> Binding {
-    Binding {
-        chain_id: config.chain_id,
-        contract: config.contract.0,
-        token: config.token.0,
-        instance_id: identity.instance_id.0,
-        wallet: identity.wallet.address().0,
-        session_public: identity.session.public().0,
-        tls_spki: identity.tls.spki_hash().0,
-    }
 }
 
 fn key_links(
@@ -431,7 +392,7 @@ async fn register_once(
     board: &Board,
 ) -> Result<(), BootError> {
     let head = chain.head().await?;
-    let (evidence_hash, attestation) = evidence(config, identity, head).await?;
+    let (evidence_hash, attestation) = evidence::of_block(config, identity, head).await?;
     board.update(|facts| facts.attestation = attestation);
     let lifetime = chain.max_lifetime_s().await?;
     let session_public = identity
@@ -457,42 +418,4 @@ async fn register_once(
     let registered = chain.register(&identity.wallet, &registration).await?;
     tracing::debug!(tx = %registered.tx, "the registration is mined");
     Ok(())
-}
-
-/// What the chain keeps the hash of; the document itself travels with the Attestation issue.
-#[derive(Serialize)]
-struct Evidence<'a> {
-    version: u32,
-    quote: String,
-    event_log: &'a str,
-    app_compose: &'a str,
-    block_number: u64,
-    block_hash: String,
-}
-
-async fn evidence(
-    config: &Config,
-    identity: &Identity,
-    block: BlockRef,
-) -> Result<(Hash, String), BootError> {
-    let expected = report_data::bind(
-        &binding(config, identity),
-        &Nonce::Block {
-            number: block.number,
-            hash: block.hash.0,
-        },
-    );
-    let quote = identity.agent.quote(&expected).await?;
-    let document = Evidence {
-        version: 1,
-        quote: hex::encode(&quote.bytes),
-        event_log: &quote.event_log,
-        app_compose: &identity.compose,
-        block_number: block.number,
-        block_hash: block.hash.to_string(),
-    };
-    let json = serde_json::to_vec(&document).map_err(|why| BootError::Keys(why.to_string()))?;
-    let verdict =
-        synod_attest::own_verdict(&quote.bytes, &quote.event_log, &identity.compose, &expected);
-    Ok((Hash(Sha256::digest(&json).into()), verdict.to_string()))
 }
