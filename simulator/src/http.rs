@@ -50,7 +50,12 @@ where
 {
     let method = match route(surface, request.method(), request.uri().path()) {
         Ok(method) => method,
-        Err(status) => return page(status, prefers_json(request.headers())),
+        Err(status) => {
+            let prefers_json = prefers_json(request.headers());
+            // a client that still writes when the page comes and the connection ends would see neither
+            let _ = read_body(request.into_body()).await;
+            return page(status, prefers_json);
+        }
     };
     let query = request.uri().query().unwrap_or_default().to_owned();
     if request.method() != Method::POST {

@@ -418,3 +418,28 @@ async fn a_certificate_of_the_agent_itself_is_made_once() {
         3
     );
 }
+
+#[tokio::test]
+async fn a_page_comes_after_the_body_so_that_who_still_writes_sees_it() {
+    let guest = guest();
+    // more than the pipe holds: a server that answers first leaves the client with half a body and no reader
+    let body = vec![b'x'; 1024 * 1024];
+    let head = format!(
+        "PUT /GetKey HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    let (mut client, server) = tokio::io::duplex(1024);
+    let conversation = async {
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&body).await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let ((), answer) = tokio::join!(guest.converse(server, Surface::Dstack), conversation);
+    assert!(
+        answer.starts_with(b"HTTP/1.1 404 "),
+        "{}",
+        answer.escape_ascii()
+    );
+}
