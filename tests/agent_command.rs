@@ -256,7 +256,8 @@ async fn nobody_no_socket_and_no_agent_end_at_the_first_step() {
         ]);
     }
     caught(&s, 0, &["in vain", "Version"], |_| None).await;
-    caught(&s, 0, &["404 Not Found"], |_| Answer::html()).await;
+    let another = ["404 Not Found", "is this tappd.sock"];
+    caught(&s, 0, &another, |_| Answer::html()).await;
 }
 
 #[tokio::test]
@@ -662,4 +663,11 @@ async fn the_socket_is_found_as_a_node_finds_it() {
     .await;
     assert_eq!(http.code, 1);
     http.says(&["DSTACK_SIMULATOR_ENDPOINT", "Unix socket"]);
+    let unix = format!("unix:{socket}");
+    let named = synod(&[], &["info", "--dstack-socket", &unix]).await;
+    assert_eq!(named.succeeded().value("socket"), socket);
+    let http = "http://127.0.0.1:8090";
+    let http = synod(&[], &["info", "--dstack-socket", http]).await;
+    assert_eq!(http.code, 1);
+    http.says(&["Unix socket in --dstack-socket", "over http"]);
 }

@@ -124,7 +124,7 @@ pub fn replay_rtmr3(json: &str) -> Result<Rtmr3, LogRefused> {
         });
     }
     let lines: Vec<Line> = serde_json::from_str(json).map_err(|error| LogRefused::Shape {
-        found: error.to_string(),
+        found: shorten(&error.to_string()),
     })?;
     if lines.len() > EVENTS_MAX {
         return Err(LogRefused::Shape {
@@ -321,6 +321,13 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_log_is_quoted_in_short() {
+        let text = format!("[\"{}\"]", "A".repeat(100_000));
+        let refused = replay_rtmr3(&text).unwrap_err().to_string();
+        assert!(refused.len() < 500, "{} bytes", refused.len());
+    }
 
     // digests computed with other code (the attestation vectors)
     const APP_ID: &str = "67b4be4efed0893cfa2bb1d35dca209ad8348b4c97f980807bcde8b9a0f26398dd0923d6eccb5aa2096d98046da8740f";

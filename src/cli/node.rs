@@ -89,7 +89,9 @@ fn help(name: &str) -> &'static str {
         "contract" => "Address of the membership contract",
         "chain-id" => "Chain id, compared with what the endpoint says",
         "data-dir" => "Directory for log and salt; one node, one directory",
-        "dstack-socket" => "Socket of the guest agent; empty = the standard paths",
+        "dstack-socket" => {
+            "Socket of the guest agent; empty = DSTACK_SIMULATOR_ENDPOINT, then the standard paths"
+        }
         "node-name" => "Tells nodes apart that share one guest agent (development chains only)",
         "insecure-unattested-peers" => {
             "Run on dstack's official simulator, whose evidence proves nothing (development chains only)"
@@ -245,7 +247,7 @@ fn print(said: &Said) -> anyhow::Result<()> {
     let (origins, faults) = Config::explain(said, &crate::variable);
     let mut out = std::io::stdout().lock();
     for (name, value, origin) in &origins {
-        writeln!(out, "{name:<20} {value:<46} {origin}")?;
+        writeln!(out, "{name:<27} {value:<46} {origin}")?;
     }
     if faults.0.is_empty() {
         return Ok(());

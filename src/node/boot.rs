@@ -3,6 +3,7 @@
 //! simulator; what cannot be proven refuses.
 
 mod evidence;
+mod patience;
 
 use crate::clock::wall_seconds;
 use crate::config::Config;
@@ -32,7 +33,7 @@ pub enum BootError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// See [`AgentError`].
-    #[error("guest agent: {0}")]
+    #[error(transparent)]
     Agent(#[from] AgentError),
     /// See [`ChainError`].
     #[error(transparent)]
@@ -159,7 +160,7 @@ pub async fn identify(
         found,
         remedy,
     };
-    let info = agent.info().await?;
+    let info = patience::ask(config, board, async || agent.info().await).await?;
     let of_agent = info.instance_id.ok_or_else(|| {
         let remedy = "remove no_instance_id from the app's compose: without it all instances share one identity";
         unfit("an instance id of 20 bytes", "an empty one".to_owned(), remedy)
@@ -180,14 +181,13 @@ pub async fn identify(
         "synod-v1:{}:{}:{instance}",
         config.chain_id, config.contract
     );
-    let derived = agent
-        .key(&format!("synod/wallet/{instance}/{salt}"), &purpose)
-        .await?;
+    let path = format!("synod/wallet/{instance}/{salt}");
+    let derived = patience::ask(config, board, async || agent.key(&path, &purpose).await).await?;
     let root = chain.kms_root().await?;
     let links = key_links(&derived, &purpose, &info.app_id, root).map_err(|found| {
         let remedy = "use an agent whose KMS the contract names, and an allowed app";
         let expected = "a key chain that ends at the contract's KMS root";
-        unfit(expected, found, remedy)
+        unfit(expected, format!("another one: {found}"), remedy)
     })?;
     if !chain.allowed(app_id).await? {
         let expected = format!("an app that contract {} allows", config.contract);
@@ -208,14 +208,11 @@ pub async fn identify(
         links,
         compose,
     };
-    let verdict = evidence::fitness(config, &identity).await?;
-    if let Some((found, remedy)) = fixture::objection(&verdict, config) {
-        return Err(unfit("evidence of this guest alone", found, remedy));
-    }
+    let attestation = evidence::fitness(config, &identity, board).await?;
     board.update(|facts| {
         facts.instance_id = Some(instance_id);
         facts.wallet = Some(identity.wallet.address());
-        facts.attestation = verdict.to_string();
+        facts.attestation = attestation;
         facts.socket = socket;
     });
     Ok(identity)
@@ -392,7 +389,7 @@ async fn register_once(
     board: &Board,
 ) -> Result<(), BootError> {
     let head = chain.head().await?;
-    let (evidence_hash, attestation) = evidence::of_block(config, identity, head).await?;
+    let (evidence_hash, attestation) = evidence::of_block(config, identity, head, board).await?;
     board.update(|facts| facts.attestation = attestation);
     let lifetime = chain.max_lifetime_s().await?;
     let session_public = identity

@@ -60,6 +60,19 @@ pub fn objection(verdict: &Verdict, config: &Config) -> Option<(String, &'static
     })
 }
 
+/// What is shown of a verdict. A node that was let in by the options of this module is UNATTESTED, whatever its agent's
+/// quote says: its instance may be made of a name, and then the quote is about another one.
+pub fn shown(verdict: &Verdict, config: &Config) -> String {
+    let verdict = verdict.to_string();
+    let excepted = config.node_name.is_some() || config.insecure_unattested_peers;
+    if excepted && !verdict.starts_with("UNATTESTED") {
+        return format!(
+            "UNATTESTED: this node shares its guest agent or was told to run unattested; {verdict}"
+        );
+    }
+    verdict
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

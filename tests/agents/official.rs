@@ -29,7 +29,7 @@ pub fn recorded(test: &str, file: &str) -> Option<Value> {
 }
 
 /// The body of the first case of a recording.
-fn first_body(recording: &Value) -> String {
+pub fn first_body(recording: &Value) -> String {
     let body = &recording["cases"][0]["response"]["body_text"];
     body.as_str().unwrap().to_owned()
 }
@@ -68,15 +68,7 @@ impl Official {
         let running = serve(world, vec![config]).await.unwrap();
         let socket = dir.join("official.sock");
         let liar = Liar::between(&truth, socket.clone(), move |call| match call.method {
-            "GetQuote" => {
-                let asked: Value = serde_json::from_str(&call.truth.body).unwrap();
-                let body = quote.clone();
-                Answer { body, ..call.truth }.with(|json| {
-                    let asked = asked["report_data"].as_str().unwrap();
-                    json["report_data"] = asked.into();
-                    json["quote"] = patched(json["quote"].as_str().unwrap(), asked).into();
-                })
-            }
+            "GetQuote" => answer(&quote, call.truth),
             "Info" => Some(Answer {
                 body: info.clone(),
                 ..call.truth
@@ -93,6 +85,17 @@ impl Official {
             _running: running,
         })
     }
+}
+
+/// The recorded answer to `GetQuote`, over the report data that were asked for.
+pub fn answer(recorded: &str, truth: Answer) -> Option<Answer> {
+    let asked: Value = serde_json::from_str(&truth.body).unwrap();
+    let body = recorded.to_owned();
+    Answer { body, ..truth }.with(|json| {
+        let asked = asked["report_data"].as_str().unwrap();
+        json["report_data"] = asked.into();
+        json["quote"] = patched(json["quote"].as_str().unwrap(), asked).into();
+    })
 }
 
 /// This quote with other report data.

@@ -240,6 +240,13 @@ impl World {
         .await
     }
 
+    /// How it ended, if it ended by itself.
+    pub fn ended(&mut self, id: u64) -> Result<Option<std::process::ExitStatus>> {
+        let node = &mut self.nodes[id as usize - 1];
+        let child = node.child.as_mut().context("it was not started")?;
+        Ok(child.try_wait()?)
+    }
+
     pub fn pid(&self, id: u64) -> Option<u32> {
         self.node(id).child.as_ref().map(Child::id)
     }

@@ -98,7 +98,13 @@ impl Agents {
     /// For people.
     pub(crate) fn shown(&self) -> String {
         match self {
-            Self::Simulated { simulated, .. } => simulated.shown(),
+            Self::Simulated {
+                simulated, sockets, ..
+            } => format!(
+                "{}\nagents      {}",
+                simulated.shown(),
+                sockets.join("N.sock").display()
+            ),
             Self::Shared { socket, authority } => format!(
                 "agent       {}, KMS root {}, app {} (UNATTESTED: both by the agent's own word, and all nodes are one \
                  instance; for development only)",

@@ -224,6 +224,7 @@ pub(crate) fn run(args: &ArgMatches) -> anyhow::Result<()> {
     runtime.shutdown_timeout(Duration::from_millis(500));
     if ended.is_err()
         && let Some(temporary) = temporary
+        && children::home(&dir, 1).exists()
     {
         // the message names log files in it
         say(&format!("kept        {}", temporary.keep().display()));

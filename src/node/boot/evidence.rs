@@ -1,24 +1,28 @@
 //! Quotes of this boot: over everything that must belong together, and what we make of them ourselves.
 
-use super::{BootError, Identity};
+use super::{BootError, Identity, patience};
 use crate::config::Config;
+use crate::facts::Board;
+use crate::fixture;
 use rand_core::{OsRng, RngCore};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use synod_agent::Quote;
-use synod_attest::Verdict;
 use synod_attest::report_data::{self, Binding, Nonce};
 use synod_wire::{BlockRef, Hash};
 
 /// What a quote of this agent is worth, before the owner and the chain are troubled with it.
-pub(super) async fn fitness(config: &Config, identity: &Identity) -> Result<Verdict, BootError> {
+pub(super) async fn fitness(
+    config: &Config,
+    identity: &Identity,
+    board: &Board,
+) -> Result<String, BootError> {
     let mut challenge = [0; 32];
     OsRng
         .try_fill_bytes(&mut challenge)
         .map_err(|why| BootError::Keys(why.to_string()))?;
-    Ok(taken(config, identity, &Nonce::Challenge(challenge))
-        .await?
-        .1)
+    let nonce = Nonce::Challenge(challenge);
+    Ok(taken(config, identity, &nonce, board).await?.1)
 }
 
 /// Everything that a quote of this boot has to belong to.
@@ -34,17 +38,30 @@ fn binding(config: &Config, identity: &Identity) -> Binding {
     }
 }
 
-/// A quote over this boot and this nonce, judged.
+/// A quote over this boot and this nonce, and what is shown of our own judgement. Each quote is judged: an agent may
+/// change its mind between two.
 async fn taken(
     config: &Config,
     identity: &Identity,
     nonce: &Nonce,
-) -> Result<(Quote, Verdict), BootError> {
+    board: &Board,
+) -> Result<(Quote, String), BootError> {
     let expected = report_data::bind(&binding(config, identity), nonce);
-    let quote = identity.agent.quote(&expected).await?;
+    let quote = patience::ask(config, board, async || {
+        identity.agent.quote(&expected).await
+    })
+    .await?;
     let (bytes, log, compose) = (&quote.bytes, &quote.event_log, &identity.compose);
     let verdict = synod_attest::own_verdict(bytes, log, compose, &expected);
-    Ok((quote, verdict))
+    if let Some((found, remedy)) = fixture::objection(&verdict, config) {
+        return Err(BootError::Unfit {
+            socket: identity.agent.socket().display().to_string(),
+            expected: "evidence of this guest alone".to_owned(),
+            found,
+            remedy,
+        });
+    }
+    Ok((quote, fixture::shown(&verdict, config)))
 }
 
 /// What the chain keeps the hash of; the document itself travels with the Attestation issue.
@@ -63,12 +80,13 @@ pub(super) async fn of_block(
     config: &Config,
     identity: &Identity,
     block: BlockRef,
+    board: &Board,
 ) -> Result<(Hash, String), BootError> {
     let nonce = Nonce::Block {
         number: block.number,
         hash: block.hash.0,
     };
-    let (quote, verdict) = taken(config, identity, &nonce).await?;
+    let (quote, shown) = taken(config, identity, &nonce, board).await?;
     let document = Evidence {
         version: 1,
         quote: hex::encode(&quote.bytes),
@@ -78,5 +96,5 @@ pub(super) async fn of_block(
         block_hash: block.hash.to_string(),
     };
     let json = serde_json::to_vec(&document).map_err(|why| BootError::Keys(why.to_string()))?;
-    Ok((Hash(Sha256::digest(&json).into()), verdict.to_string()))
+    Ok((Hash(Sha256::digest(&json).into()), shown))
 }
