@@ -24,7 +24,7 @@ pub struct Options {
     /// TOML file with the same settings and with keys; see the README
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Directory for the sockets node1.sock, node2.sock, ...
+    /// Directory for the sockets node1.sock, node2.sock, ...; it is made if it does not exist
     #[arg(long, conflicts_with = "socket")]
     pub dir: Option<PathBuf>,
     /// One instance on exactly this socket
@@ -37,7 +37,7 @@ pub struct Options {
     #[arg(long)]
     pub tappd: bool,
     /// Serve the first instance over TCP too; port 0 takes a free one
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = ip_port)]
     pub http: Option<SocketAddr>,
     /// Let --http be an address that other machines reach, who then get every key
     #[arg(long)]
@@ -91,6 +91,12 @@ pub fn hex_bytes<const N: usize>(text: &str) -> Result<[u8; N], String> {
         format!("expected {N} bytes as {} hex digits, found {found}", 2 * N)
     })?;
     Ok(bytes)
+}
+
+/// An address to listen on. Names are not looked up: a name can lead anywhere.
+pub fn ip_port(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("expected IP:PORT, such as 127.0.0.1:8090, found {text:?}"))
 }
 
 fn key_provider() -> impl TypedValueParser<Value = KeyProvider> {

@@ -1,9 +1,9 @@
 //! What shall be served, from command line and file together.
 //!
 //! Rule: the file is read strictly (unknown keys, wrong lengths and too large files are refused with the line), its
-//! paths are relative to its own directory, and errors do not repeat a value that may be a key.
+//! paths are relative to its own directory, and errors name option and key but do not repeat a value that may be a key.
 
-use crate::options::{INSTANCES_MAX, Options, QUOTE_MS_MAX, hex_bytes};
+use crate::options::{INSTANCES_MAX, Options, QUOTE_MS_MAX, hex_bytes, ip_port};
 use anyhow::{Context, bail, ensure};
 use dstack_simulator::{
     AppCa, AppKeys, EventLog, InstanceConfig, KeyProvider, MrConfigId, Traits, WorldSpec,
@@ -31,6 +31,8 @@ pub struct Plan {
     pub spec: WorldSpec,
     /// Its guests.
     pub instances: Vec<InstanceConfig>,
+    /// The directory of their sockets, if one is named; it need not exist.
+    pub dir: Option<PathBuf>,
     /// What people have to know first.
     pub warning: Option<String>,
 }
@@ -45,6 +47,18 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
     }
 }
 
+/// An address to listen on.
+struct IpPort(SocketAddr);
+
+impl<'de> Deserialize<'de> for IpPort {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        ip_port(&text)
+            .map(Self)
+            .map_err(|fault| D::Error::custom(format!("{fault} for http (--http)")))
+    }
+}
+
 /// The file, as it is written.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -53,7 +67,7 @@ struct Written {
     socket: Option<PathBuf>,
     instances: Option<u32>,
     tappd: bool,
-    http: Option<SocketAddr>,
+    http: Option<IpPort>,
     seed: Option<Hex<32>>,
     instance_seeds: Vec<Hex<32>>,
     compose: Option<PathBuf>,
@@ -96,7 +110,7 @@ impl Plan {
             Some(path) => read_file(path)?,
             None => Written::default(),
         };
-        let http = options.http.or(file.http);
+        let http = options.http.or(file.http.as_ref().map(|http| http.0));
         let warning = http
             .map(|address| public(address, options.insecure_public_http))
             .transpose()?
@@ -107,6 +121,7 @@ impl Plan {
             None => random_seed(),
         };
         let seeds = instance_seeds(&options, &file, &seed)?;
+        let dir = place(&options, &file).0.clone();
         let mut instances = places(&options, &file, &seeds)?;
         for instance in &mut instances {
             instance.traits = traits.clone();
@@ -117,6 +132,7 @@ impl Plan {
         Ok(Self {
             spec: spec(options, file, seed)?,
             instances,
+            dir,
             warning,
         })
     }
@@ -126,7 +142,7 @@ fn spec(options: Options, file: Written, seed: [u8; 32]) -> anyhow::Result<World
     let mut spec = match options.compose.or(file.compose) {
         Some(path) => {
             let text = read_text(&path).context(
-                "cannot read the compose text that --compose or the file of --config names",
+                "cannot read the compose text that --compose (compose in the file) names",
             )?;
             WorldSpec::of_compose(seed, text).with_context(|| path.display().to_string())?
         }
@@ -143,8 +159,20 @@ fn spec(options: Options, file: Written, seed: [u8; 32]) -> anyhow::Result<World
         (Some(given), _) => given,
         (None, None | Some(1)) => MrConfigId::V1,
         (None, Some(2)) => MrConfigId::V2,
-        (None, Some(other)) => bail!("expected 1 or 2 for mr_config_id, found {other}"),
+        (None, Some(other)) => {
+            bail!("expected 1 or 2 for mr_config_id (--mr-config-id), found {other}")
+        }
     };
+    // a link recovers to some KMS root with any app id, so a wrong one would not be noticed
+    ensure!(
+        spec.app_id.is_some()
+            || file
+                .app_keys
+                .as_ref()
+                .is_none_or(|keys| keys.link.is_none()),
+        "expected app_id (--app-id) beside link in [app_keys], found none: a link is a signature over the app id too, \
+        and with another id it leads to a KMS root that does not exist; give the app id that the link was made for"
+    );
     spec.app_keys = file.app_keys.map(|keys| AppKeys {
         root: keys.root.0.into(),
         link: keys.link.map_or_else(Vec::new, |link| link.0.to_vec()),
@@ -160,7 +188,7 @@ fn traits(options: &Options, file: &WrittenTraits) -> anyhow::Result<Traits> {
     let quote_ms = options.quote_time_ms.or(file.quote_time_ms).unwrap_or(0);
     ensure!(
         quote_ms <= QUOTE_MS_MAX,
-        "expected at most {QUOTE_MS_MAX} for quote_time_ms (10 minutes), found {quote_ms}"
+        "expected at most {QUOTE_MS_MAX} for quote_time_ms (--quote-time-ms), which is 10 minutes, found {quote_ms}"
     );
     Ok(Traits {
         event_log: options.event_log.or(file.event_log).unwrap_or_default(),
@@ -189,7 +217,7 @@ fn instance_seeds(
     };
     ensure!(
         (1..=INSTANCES_MAX).contains(&count),
-        "expected 1 to {INSTANCES_MAX} instances, found {count}"
+        "expected 1 to {INSTANCES_MAX} instances (--instances, or as many as there are instance seeds), found {count}"
     );
     let seeds: Vec<[u8; 32]> = (1..=count)
         .map(|n| instance_seed(world_seed, n))
@@ -198,30 +226,42 @@ fn instance_seeds(
         .collect();
     ensure!(
         given.len() <= seeds.len(),
-        "expected at most one instance seed for each of {count} instances, found {}",
+        "expected at most one instance seed (--instance-seed, instance_seeds in the file) for each of {count} instances, \
+        found {}",
         given.len()
     );
     let different: BTreeSet<&[u8; 32]> = seeds.iter().collect();
     ensure!(
         different.len() == seeds.len(),
-        "expected a different seed for each instance, found one twice: two with one seed would be the same instance"
+        "expected a different seed (--instance-seed, instance_seeds in the file) for each instance, found one twice: two \
+        with one seed would be the same instance"
     );
     Ok(seeds)
 }
 
-/// Where each instance is served. Upon an option that says where, the file's word on it is not asked.
+/// Directory or socket. Upon an option that says where, the file's word on it is not asked.
+fn place<'a>(
+    options: &'a Options,
+    file: &'a Written,
+) -> (&'a Option<PathBuf>, &'a Option<PathBuf>) {
+    match (&options.dir, &options.socket) {
+        (None, None) => (&file.dir, &file.socket),
+        given => given,
+    }
+}
+
+/// Where each instance is served.
 fn places(
     options: &Options,
     file: &Written,
     seeds: &[[u8; 32]],
 ) -> anyhow::Result<Vec<InstanceConfig>> {
-    let (dir, socket) = match (&options.dir, &options.socket) {
-        (None, None) => (&file.dir, &file.socket),
-        given => given,
-    };
+    let (dir, socket) = place(options, file);
     let tappd = options.tappd || file.tappd;
     let one = match (dir, socket) {
-        (Some(_), Some(_)) => bail!("expected dir or socket, found both; leave one out"),
+        (Some(_), Some(_)) => {
+            bail!("expected dir or socket (--dir or --socket), found both; leave one out")
+        }
         (Some(dir), None) => {
             return Ok((1..)
                 .zip(seeds)
@@ -246,7 +286,7 @@ fn places(
             ..InstanceConfig::new(one.0, *seed)
         }]),
         several => bail!(
-            "expected a directory for the sockets of {} instances, found none; add --dir DIR",
+            "expected a directory for the sockets of {} instances, found none; add --dir DIR (dir in the file)",
             several.len()
         ),
     }
@@ -260,8 +300,8 @@ fn public(address: SocketAddr, wanted: bool) -> anyhow::Result<Option<String>> {
             "WARNING: whoever reaches http://{address} gets every key of this simulator; there is no password"
         ))),
         (false, false) => bail!(
-            "expected a loopback address for --http, such as 127.0.0.1:8090, found {address}: whoever reaches it gets \
-            every key; add --insecure-public-http if that is wanted"
+            "expected a loopback address for --http (http in the file), such as 127.0.0.1:8090, found {address}: whoever \
+            reaches it gets every key; add the option --insecure-public-http if that is wanted"
         ),
     }
 }
@@ -516,18 +556,35 @@ mod tests {
                 vec!["line 1", "unknown variant `sgx`"],
             ),
             ("\n\nx =", vec!["line 3"]),
-            ("instances = 65", vec!["1 to 64 instances", "65"]),
+            (
+                "instances = 65",
+                vec!["1 to 64 instances", "--instances", "65"],
+            ),
             ("instances = 0", vec!["1 to 64 instances"]),
-            ("mr_config_id = 3", vec!["1 or 2", "3"]),
-            ("dir = \"a\"\nsocket = \"b\"", vec!["dir or socket", "both"]),
-            ("[traits]\nquote_time_ms = 600001", vec!["600000", "600001"]),
+            (
+                "mr_config_id = 3",
+                vec!["mr_config_id (--mr-config-id)", "1 or 2", "3"],
+            ),
+            (
+                "dir = \"a\"\nsocket = \"b\"",
+                vec!["dir or socket", "--dir or --socket", "both"],
+            ),
+            (
+                "[traits]\nquote_time_ms = 600001",
+                vec!["--quote-time-ms", "600000", "600001"],
+            ),
+            ("instances = 2", vec!["--dir DIR", "dir in the file"]),
+            (
+                "http = \"8090\"",
+                vec!["line 1", "IP:PORT, such as 127.0.0.1:8090", "--http"],
+            ),
             (
                 "compose = \"absent.json\"",
                 vec!["compose text", "absent.json"],
             ),
             (
                 "http = \"192.0.2.1:80\"",
-                vec!["loopback", "--insecure-public-http"],
+                vec!["loopback", "http in the file", "--insecure-public-http"],
             ),
         ] {
             let fault = place.fault(file, &[]);
@@ -539,6 +596,37 @@ mod tests {
         }
         let large = format!("# {}", "x".repeat(FILE_BYTES_MAX as usize));
         assert!(place.fault(&large, &[]).contains("at most 1048576 bytes"));
+    }
+
+    #[test]
+    fn a_link_needs_the_app_id_that_it_was_made_for() {
+        let place = Place::new();
+        let file = format!(
+            "[app_keys]\nroot = \"{ROOT}\"\nlink = \"{}\"",
+            "11".repeat(65)
+        );
+        let fault = place.fault(&file, &[]);
+        for word in ["app_id (--app-id)", "link", "made for"] {
+            assert!(fault.contains(word), "{fault}");
+        }
+        let app_id = "33".repeat(20);
+        assert!(place.plan(&file, &["--app-id", &app_id]).is_ok());
+        let alone = format!("[app_keys]\nroot = \"{ROOT}\"");
+        assert!(
+            place.plan(&alone, &[]).is_ok(),
+            "the own KMS root signs for the own app id"
+        );
+    }
+
+    #[test]
+    fn the_directory_of_the_sockets_is_the_options_or_the_files() {
+        let place = Place::new();
+        let of_file = place.plan("dir = \"d\"", &[]).unwrap();
+        assert_eq!(of_file.dir, Some(place.path("d")));
+        let of_option = place.plan("dir = \"d\"", &["--dir", "e"]).unwrap();
+        assert_eq!(of_option.dir, Some(PathBuf::from("e")));
+        let exact = place.plan("dir = \"d\"", &["--socket", "x.sock"]).unwrap();
+        assert_eq!(exact.dir, None, "somebody else's directory");
     }
 
     #[test]

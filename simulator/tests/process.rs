@@ -4,18 +4,23 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
-    os::unix::net::UnixStream,
+    net::{TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
     time::{Duration, Instant},
 };
 
+const BINARY: &str = env!("CARGO_BIN_EXE_dstack-simulator");
 const SEED: &str = "0x0707070707070707070707070707070707070707070707070707070707070707";
+
+/// How long a start may take on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Process {
     child: Child,
-    stdout: BufReader<ChildStdout>,
+    lines: Receiver<String>,
 }
 
 impl Process {
@@ -24,35 +29,47 @@ impl Process {
     }
 
     fn start_in(working: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_dstack-simulator"))
-            .args(arguments)
-            .current_dir(working)
+        let mut command = Command::new(BINARY);
+        command.args(arguments).current_dir(working);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child, stdout }
+        let (to, lines) = channel();
+        // ends with the process, which ends with this value
+        std::thread::spawn(move || {
+            stdout
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| to.send(line))
+        });
+        Self { child, lines }
     }
 
     /// Everything up to the line `ready`; a process that ends instead shows its errors.
     fn until_ready(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
+        let deadline = Instant::now() + START_TIMEOUT;
+        let mut told = Vec::new();
         loop {
-            let mut line = String::new();
-            if self.stdout.read_line(&mut line).unwrap() == 0 {
-                let mut errors = String::new();
-                self.child
-                    .stderr
-                    .take()
-                    .unwrap()
-                    .read_to_string(&mut errors)
-                    .unwrap();
-                panic!("ended before it was ready: {errors}");
-            }
-            match line.trim_end() {
-                "ready" => return lines,
-                line => lines.push(line.to_owned()),
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) if line == "ready" => return told,
+                Ok(line) => told.push(line),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("not ready after {START_TIMEOUT:?}: {told:?}")
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let mut errors = String::new();
+                    let mut stderr = self.child.stderr.take().unwrap();
+                    stderr.read_to_string(&mut errors).unwrap();
+                    panic!("ended before it was ready: {errors}");
+                }
             }
         }
     }
@@ -111,7 +128,8 @@ fn info(socket: &Path) -> serde_json::Value {
 
 #[test]
 fn it_serves_the_instances_it_prints_and_removes_its_sockets_upon_a_signal() {
-    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+    use rustix::process::Signal;
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().to_str().unwrap();
         let mut process = Process::start(&["--dir", place, "--instances", "3", "--seed", SEED]);
@@ -138,6 +156,94 @@ fn it_serves_the_instances_it_prints_and_removes_its_sockets_upon_a_signal() {
             "nothing is left behind"
         );
     }
+}
+
+#[test]
+fn a_hangup_ends_it_unless_nohup_was_asked_to_keep_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("dstack.sock");
+    let mut command = Command::new("nohup");
+    command.arg(BINARY).current_dir(dir.path());
+    command.stdin(Stdio::null());
+    let mut process = Process::spawn(command);
+    process.until_ready();
+    let pid = rustix::process::Pid::from_child(&process.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    info(&socket);
+    assert!(process.child.try_wait().unwrap().is_none());
+    assert!(process.signal(rustix::process::Signal::TERM).success());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn an_output_that_nobody_reads_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("dstack.sock");
+    let (reader, writer) = std::io::pipe().unwrap();
+    let (errors, to_errors) = std::io::pipe().unwrap();
+    drop((reader, errors)); // so every write fails, as after `dstack-simulator | head -1`
+    let arguments = ["--http", "127.0.0.1:0"];
+    let mut command = Command::new(BINARY);
+    command.args(arguments).current_dir(dir.path());
+    let child = command.stdout(writer).stderr(to_errors).spawn().unwrap();
+    let (_, lines) = channel();
+    let mut process = Process { child, lines };
+    let deadline = Instant::now() + START_TIMEOUT;
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "no socket");
+        assert!(process.child.try_wait().unwrap().is_none(), "it ended");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // told between the socket and the wait for a signal: it must survive that
+    for _ in 0..3 {
+        info(&socket);
+    }
+    let status = process.signal(rustix::process::Signal::TERM);
+    assert!(status.success(), "{status}");
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+}
+
+#[test]
+fn upon_an_error_it_has_announced_nothing_and_left_no_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = Command::new(BINARY)
+        .args(["--http", &address])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && errors.contains(&address),
+        "{errors}"
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+}
+
+#[test]
+fn a_directory_that_does_not_exist_is_made_for_its_user_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("new/place");
+    let mut process = Process::start(&["--dir", place.to_str().unwrap()]);
+    process.until_ready();
+    for made in [&place, &dir.path().join("new")] {
+        let mode = std::fs::metadata(made).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", made.display());
+    }
+    info(&place.join("node1.sock"));
+    assert!(process.signal(rustix::process::Signal::TERM).success());
+
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let output = Command::new(BINARY)
+        .arg("--dir")
+        .arg(&file)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("--dir (dir in the file)"), "{errors}");
 }
 
 #[test]
@@ -300,6 +406,14 @@ fn faults_of_the_command_line_are_named_and_end_with_an_error() {
             vec!["loopback", "--insecure-public-http"],
         ),
         (
+            vec!["--http", "localhost:8090"],
+            vec!["--http", "IP:PORT, such as 127.0.0.1:8090"],
+        ),
+        (
+            vec!["--http", "8090"],
+            vec!["--http", "IP:PORT, such as 127.0.0.1:8090"],
+        ),
+        (
             vec!["--config", missing.to_str().unwrap()],
             vec!["--config", "missing.json"],
         ),
@@ -315,10 +429,7 @@ fn faults_of_the_command_line_are_named_and_end_with_an_error() {
             vec!["tpm in the compose text", "kms in the world"],
         ),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_dstack-simulator"))
-            .args(&arguments)
-            .output()
-            .unwrap();
+        let output = Command::new(BINARY).args(&arguments).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{arguments:?}");
         assert!(
