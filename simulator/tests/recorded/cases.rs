@@ -1,7 +1,8 @@
 //! Recorded cases as data, and the raw exchange that repeats one.
 
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
@@ -23,8 +24,8 @@ pub struct Case {
 /// A recorded body.
 pub enum Recorded {
     Bytes(Vec<u8>),
-    /// Long fields that repeat are described instead.
-    Abbreviated(Value),
+    /// Long fields that repeat are described instead; the names stand in the order of the answer.
+    Abbreviated(Value, Names),
 }
 
 /// An answer as it came.
@@ -75,7 +76,7 @@ impl Reply {
 }
 
 impl Case {
-    fn new(case: &Value) -> Self {
+    fn new(case: &Value, names: Option<Names>) -> Self {
         let request = &case["request"];
         let path = text(&request["path"]);
         let body = match (
@@ -104,7 +105,7 @@ impl Case {
         let answer = match (&response["body_text"], &response["body_hex"]) {
             (Value::String(text), _) => Recorded::Bytes(text.clone().into_bytes()),
             (_, Value::String(digits)) => Recorded::Bytes(hex::decode(digits).unwrap()),
-            _ => Recorded::Abbreviated(response["body_json_abbreviated"].clone()),
+            _ => Recorded::Abbreviated(response["body_json_abbreviated"].clone(), names.unwrap()),
         };
         let name = path
             .split('?')
@@ -132,7 +133,43 @@ impl Case {
     pub fn bytes(&self) -> &[u8] {
         match &self.answer {
             Recorded::Bytes(bytes) => bytes,
-            Recorded::Abbreviated(_) => panic!("{} is recorded in short form only", self.name),
+            Recorded::Abbreviated(..) => panic!("{} is recorded in short form only", self.name),
+        }
+    }
+
+    /// The recorded answer as JSON, in full or in short form.
+    pub fn json(&self) -> Value {
+        match &self.answer {
+            Recorded::Bytes(bytes) => serde_json::from_slice(bytes).unwrap(),
+            Recorded::Abbreviated(value, _) => value.clone(),
+        }
+    }
+
+    /// A field of the question: JSON object or query.
+    pub fn asked(&self, field: &str) -> Option<String> {
+        match serde_json::from_str::<Value>(&self.body) {
+            Ok(body) => body[field].as_str().map(str::to_owned),
+            Err(_) => {
+                let request = String::from_utf8_lossy(&self.request);
+                let path = request.split(' ').nth(1).unwrap();
+                let query = path.split_once('?').map_or("", |(_, query)| query);
+                let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+                pairs
+                    .find(|(name, _)| *name == field)
+                    .map(|(_, value)| value.to_owned())
+            }
+        }
+    }
+
+    /// What a quote has to carry: as recorded, and where that is not recorded, as the question said, padded.
+    pub fn report_data(&self) -> String {
+        match &self.json()["quote"] {
+            Value::String(digits) => digits[1136..1264].to_owned(),
+            Value::Object(short) => text(&short["report_data_bytes_568_to_632"]),
+            _ => {
+                let asked = self.asked("report_data").unwrap_or_default();
+                format!("{asked:0<128}")
+            }
         }
     }
 }
@@ -174,12 +211,106 @@ pub fn json(file: PathBuf) -> Value {
 }
 
 pub fn cases(file: PathBuf) -> Vec<Case> {
-    json(file)["cases"]
-        .as_array()
-        .unwrap()
+    #[derive(serde::Deserialize)]
+    struct File {
+        cases: Vec<Entry>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        response: Response,
+    }
+    #[derive(serde::Deserialize)]
+    struct Response {
+        body_json_abbreviated: Option<Names>,
+    }
+    let names: File = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let recorded = json(file);
+    let recorded = recorded["cases"].as_array().unwrap();
+    assert_eq!(recorded.len(), names.cases.len());
+    recorded
         .iter()
-        .map(Case::new)
+        .zip(names.cases)
+        .map(|(case, names)| Case::new(case, names.response.body_json_abbreviated))
         .collect()
+}
+
+/// The field names of a JSON object in their order, which a [`Value`] forgets.
+#[derive(Debug, PartialEq)]
+pub struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Walk;
+        impl<'de> Visitor<'de> for Walk {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = map.next_entry()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        from.deserialize_map(Walk)
+    }
+}
+
+/// What an answer of `Attest` says, as far as it is read here.
+pub struct Attested {
+    pub quote: Vec<u8>,
+    pub report_data: Vec<u8>,
+}
+
+impl Attested {
+    /// Of form V1.
+    pub fn of(answer: &Value) -> Result<Self, String> {
+        #[derive(serde::Deserialize)]
+        struct Form {
+            version: u8,
+            platform: Tagged<Platform>,
+            stack: Tagged<Stack>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Tagged<T> {
+            data: T,
+        }
+        #[derive(serde::Deserialize)]
+        struct Platform {
+            quote: Vec<u8>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Stack {
+            report_data: Vec<u8>,
+        }
+        let bytes = hex::decode(text(&answer["attestation"])).map_err(|error| error.to_string())?;
+        let form: Form = rmp_serde::from_slice(&bytes).map_err(|error| error.to_string())?;
+        match form.version {
+            1 => Ok(Self {
+                quote: form.platform.data.quote,
+                report_data: form.stack.data.report_data,
+            }),
+            other => Err(format!("expected version 1, found {other}")),
+        }
+    }
+
+    /// Quote and attestation say the same.
+    pub fn carries(&self, report_data: &str) -> Result<(), String> {
+        let found = [
+            hex::encode(&self.quote[568..632]),
+            hex::encode(&self.report_data),
+        ];
+        match found == [report_data, report_data] {
+            true => Ok(()),
+            false => Err(format!(
+                "expected report data {report_data} in quote and attestation, found {found:?}"
+            )),
+        }
+    }
 }
 
 /// Sends raw bytes and reads until the server closes.
