@@ -25,16 +25,17 @@ pub enum AgentError {
         /// Where we looked, joined by commas.
         looked: String,
     },
-    /// An environment variable names an endpoint that is no Unix socket.
+    /// An option or a variable names what is no Unix socket.
     #[error(
-        "expected the path of a Unix socket in {variable}, found {value:?}; an agent over http would hand keys to \
-         everybody on the network, so it is not used: give a socket path"
+        "expected the path of a Unix socket in {origin}, found {value:?}; {why}: give a socket path"
     )]
     NotAPath {
-        /// The variable.
-        variable: &'static str,
+        /// The option or variable.
+        origin: &'static str,
         /// What it says.
         value: String,
+        /// Why it is not taken.
+        why: &'static str,
     },
     /// The path cannot be the path of a socket.
     #[error("expected the path of a Unix socket, found {found} at {path:?}; {remedy}")]
@@ -57,7 +58,7 @@ pub enum AgentError {
         cause: String,
     },
     /// No complete answer in time.
-    #[error("the guest agent at {socket} gave no complete answer to {method} within {after:?}; it may be busy with other quotes", socket = socket.display())]
+    #[error("the guest agent at {socket} gave no complete answer to {method} within {after}; it may be busy with other quotes", socket = socket.display(), after = seconds(after))]
     TimedOut {
         /// The socket.
         socket: PathBuf,
@@ -67,7 +68,7 @@ pub enum AgentError {
         after: Duration,
     },
     /// [`crate::Agent::wait`] came to its deadline.
-    #[error("waited {waited:?} for a guest agent, in vain; the last attempt: {last}")]
+    #[error("waited {waited} for a guest agent, in vain; the last attempt: {last}", waited = seconds(waited))]
     GaveUp {
         /// How long.
         waited: Duration,
@@ -81,6 +82,19 @@ pub enum AgentError {
     TooOld {
         /// The call.
         method: &'static str,
+    },
+    /// A server that has no page for the method which every agent knows.
+    #[error(
+        "expected a guest agent, found a server that answers {method} with status {status}: {text}; is this \
+         tappd.sock, or another server?"
+    )]
+    OtherServer {
+        /// The call.
+        method: &'static str,
+        /// HTTP status.
+        status: u16,
+        /// Its words, shortened and made printable.
+        text: String,
     },
     /// The agent answered with an error.
     #[error("the guest agent refused {method} with status {status}: {text}")]
@@ -137,6 +151,7 @@ impl AgentError {
                 Family::Unavailable
             }
             Self::TooOld { .. }
+            | Self::OtherServer { .. }
             | Self::Answered { .. }
             | Self::Malformed { .. }
             | Self::TooLarge { .. }
@@ -146,7 +161,7 @@ impl AgentError {
 }
 
 /// Text from outside, short and without control characters, for an operator's terminal.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     const CHARS_MAX: usize = 200;
     let mut short = String::new();
     for letter in text.trim().chars().take(CHARS_MAX) {
@@ -161,6 +176,11 @@ pub(crate) fn printable(text: &str) -> String {
     short
 }
 
+/// A time as people say it.
+fn seconds(time: &Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
 /// An error and its causes, on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -170,4 +190,36 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_the_agent_cannot_steer_the_terminal() {
+        assert_eq!(
+            printable("a\u{1b}[2Jb\nc\u{9b}d"),
+            "a\\u{1b}[2Jb\\nc\\u{9b}d"
+        );
+        assert_eq!(printable(r#"{"name":"kms"}"#), r#"{"name":"kms"}"#);
+        assert_eq!(printable(&"x".repeat(200)), "x".repeat(200));
+        assert_eq!(printable(&"x".repeat(201)).chars().count(), 201); // with the …
+    }
+
+    #[test]
+    fn a_time_is_said_in_seconds_with_one_digit() {
+        let last = AgentError::TimedOut {
+            socket: PathBuf::from("/s"),
+            method: "Version",
+            after: Duration::from_millis(100),
+        };
+        let text = AgentError::GaveUp {
+            waited: Duration::from_nanos(5_000_966_131),
+            last: Box::new(last),
+        }
+        .to_string();
+        assert!(text.starts_with("waited 5.0 s for"), "{text}");
+        assert!(text.contains("answer to Version within 0.1 s;"), "{text}");
+    }
 }

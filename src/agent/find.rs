@@ -3,6 +3,8 @@
 use crate::{Agent, AgentError};
 use std::path::{Path, PathBuf};
 
+/// How people name a path by hand.
+const EXPLICIT: &str = "--dstack-socket";
 /// The order in which dstack's own SDKs look.
 const STANDARD: [&str; 4] = [
     "/var/run/dstack.sock",
@@ -12,8 +14,9 @@ const STANDARD: [&str; 4] = [
 ];
 
 impl Agent {
-    /// Finds the socket path: `explicit`, `DSTACK_SOCKET`, `DSTACK_SIMULATOR_ENDPOINT`, then the standard paths.
-    /// A path that was named need not exist yet ([`Agent::wait`] waits for it); an empty variable counts as unset.
+    /// Finds the socket path: `explicit` (what `--dstack-socket` says), `DSTACK_SOCKET`, `DSTACK_SIMULATOR_ENDPOINT`,
+    /// then the standard paths. All three are read by [`socket_path`]. A path that was named need not exist yet
+    /// ([`Agent::wait`] waits for it); an empty variable counts as unset.
     pub fn find(
         explicit: Option<PathBuf>,
         env: &dyn Fn(&str) -> Option<String>,
@@ -28,11 +31,11 @@ fn find(
     exists: &dyn Fn(&Path) -> bool,
 ) -> Result<PathBuf, AgentError> {
     if let Some(path) = explicit {
-        return Ok(path);
+        return socket_path(EXPLICIT, &path);
     }
     for variable in ["DSTACK_SOCKET", "DSTACK_SIMULATOR_ENDPOINT"] {
         if let Some(value) = env(variable).filter(|value| !value.is_empty()) {
-            return socket_path(variable, value);
+            return socket_path(variable, Path::new(&value));
         }
     }
     STANDARD
@@ -44,14 +47,27 @@ fn find(
         })
 }
 
-/// `unix:/path`, `unix:///path` and a bare path name a socket; any other scheme does not.
-fn socket_path(variable: &'static str, value: String) -> Result<PathBuf, AgentError> {
-    let path = value
+/// The socket that `value` names, which the operator gave as `origin`: `unix:/path`, `unix:///path` and a bare path name
+/// one, any other scheme does not. A path that is no UTF-8 has no scheme; [`Agent::new`] judges it.
+pub fn socket_path(origin: &'static str, value: &Path) -> Result<PathBuf, AgentError> {
+    let Some(text) = value.to_str() else {
+        return Ok(value.to_owned());
+    };
+    let path = text
         .strip_prefix("unix://")
-        .or_else(|| value.strip_prefix("unix:"))
-        .unwrap_or(&value);
-    if path.is_empty() || path.contains("://") {
-        return Err(AgentError::NotAPath { variable, value });
+        .or_else(|| text.strip_prefix("unix:"))
+        .unwrap_or(text);
+    let refused = |why| {
+        let value = text.to_owned();
+        Err(AgentError::NotAPath { origin, value, why })
+    };
+    if path.is_empty() {
+        return refused("it names nothing");
+    }
+    if path.contains("://") {
+        return refused(
+            "an agent over http would hand keys to everybody on the network, so it is not used",
+        );
     }
     Ok(PathBuf::from(path))
 }
@@ -94,19 +110,35 @@ mod tests {
     }
 
     #[test]
-    fn an_http_endpoint_is_refused_with_its_variable_and_the_reason() {
-        let error = check(
-            None,
-            &[("DSTACK_SIMULATOR_ENDPOINT", "http://localhost:8090")],
-            &[],
-        )
-        .unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.contains("DSTACK_SIMULATOR_ENDPOINT") && text.contains("http://localhost:8090"),
-            "{text}"
-        );
-        assert_eq!(error.family(), crate::Family::Misconfigured);
+    fn what_names_no_socket_is_refused_with_its_origin_and_the_reason() {
+        let endpoint = "DSTACK_SIMULATOR_ENDPOINT";
+        for (value, why) in [
+            ("http://localhost:8090", "over http would hand keys"),
+            ("unix:http://localhost", "over http would hand keys"),
+            ("unix://", "it names nothing"),
+        ] {
+            for (origin, result) in [
+                (endpoint, check(None, &[(endpoint, value)], &[])),
+                ("--dstack-socket", check(Some(value), &[], &[])),
+            ] {
+                let error = result.unwrap_err();
+                let text = error.to_string();
+                let said = [origin, value, why].iter().all(|it| text.contains(it));
+                assert!(said, "{text}");
+                assert_eq!(error.family(), crate::Family::Misconfigured);
+            }
+        }
+        assert!(check(Some(""), &[], &[]).is_err());
+    }
+
+    #[test]
+    fn every_origin_may_say_unix() {
+        for value in ["unix:/x/y", "unix:///x/y", "/x/y"] {
+            assert_eq!(check(Some(value), &[], &[]).unwrap(), Path::new("/x/y"));
+            let env = [("DSTACK_SOCKET", value)];
+            assert_eq!(check(None, &env, &[]).unwrap(), Path::new("/x/y"));
+        }
+        assert_eq!(check(Some("x:y"), &[], &[]).unwrap(), Path::new("x:y"));
     }
 
     #[test]

@@ -17,7 +17,8 @@ mod transport;
 mod wait;
 
 pub use answer::{Info, Quote, Version};
-pub use error::{AgentError, Family};
+pub use error::{AgentError, Family, printable};
+pub use find::socket_path;
 pub use key::{DerivedKey, SecretKey};
 
 use known::Known;

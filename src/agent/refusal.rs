@@ -4,25 +4,39 @@
 //! as protobuf; its web framework writes JSON with `error` as an object, or a page of HTML.
 //!
 //! Rule: the body decides what it is, its content type is not asked; and no long run of hex digits is ever repeated,
-//! since it could be a key.
+//! since it could be a key. Upon `GetKey` digits that only blanks, commas or other signs part are one run, so a list of
+//! bytes, hex or decimal, is hidden too. Limit: a key that is written otherwise (base64, words between its digits) or cut
+//! into pieces of at most 40 digits is not recognised.
 
 use crate::{AgentError, error::printable};
 
 /// Agents before 0.6 say it with 400, later ones with 404.
 const UNKNOWN_METHOD: &str = "Service not found: ";
 const UNKNOWN_METHOD_STATUS: [u16; 2] = [400, 404];
+/// What a web page is called, before its title.
+const WEB_PAGE: &str = "a web page, ";
 /// No word is that long; an address or an app id still shows.
 const HEX_RUN_MAX: usize = 40;
 
 pub fn refusal(method: &'static str, status: u16, body: &[u8]) -> AgentError {
     let text = words(body);
+    let shown = || printable(&without_secrets(&text, method == "GetKey"));
     if UNKNOWN_METHOD_STATUS.contains(&status) && text.starts_with(UNKNOWN_METHOD) {
         return AgentError::TooOld { method };
+    }
+    // every agent that we take knows this method, and says so if it does not: only another server has a page for it
+    if (method, status) == ("Version", 404) && text.starts_with(WEB_PAGE) {
+        let text = shown();
+        return AgentError::OtherServer {
+            method,
+            status,
+            text,
+        };
     }
     AgentError::Answered {
         method,
         status,
-        text: printable(&without_secrets(&text)),
+        text: shown(),
     }
 }
 
@@ -36,7 +50,7 @@ fn words(body: &[u8]) -> String {
     }
     match std::str::from_utf8(body).map(str::trim) {
         Ok("") => "(no words)".to_owned(),
-        Ok(text) => title(text).map_or_else(|| text.to_owned(), |it| format!("a web page, {it:?}")),
+        Ok(text) => title(text).map_or_else(|| text.to_owned(), |it| format!("{WEB_PAGE}{it:?}")),
         Err(_) => format!("({} bytes that are no text)", body.len()),
     }
 }
@@ -85,20 +99,45 @@ fn title(page: &str) -> Option<&str> {
 }
 
 /// Replaces long runs of hex digits by their length.
-fn without_secrets(text: &str) -> String {
+fn without_secrets(text: &str, joined: bool) -> String {
     let mut shown = String::new();
     let mut rest = text;
     while let Some(letter) = rest.chars().next() {
-        let run = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
-        let (piece, after) = rest.split_at(run.max(letter.len_utf8()));
-        if run > HEX_RUN_MAX {
-            shown.push_str(&format!("({run} hex digits)"));
+        let (length, digits) = run(rest, joined);
+        let (piece, after) = rest.split_at(length.max(letter.len_utf8()));
+        if digits > HEX_RUN_MAX {
+            shown.push_str(&format!("({digits} hex digits)"));
         } else {
             shown.push_str(piece);
         }
         rest = after;
     }
     shown
+}
+
+/// The run at the beginning of a text: its bytes, and how many of them are hex digits. If `joined`, signs between digits
+/// belong to it, and so does the `0x` before a number, which is not counted.
+fn run(text: &str, joined: bool) -> (usize, usize) {
+    let (mut length, mut digits, mut at) = (0, 0, 0);
+    while let Some(rest) = text.get(at..) {
+        let prefix = rest.starts_with("0x") || rest.starts_with("0X");
+        match rest.chars().next() {
+            Some(_) if joined && prefix => {
+                at += 2;
+                length = at;
+            }
+            Some(letter) if letter.is_ascii_hexdigit() => {
+                at += 1;
+                digits += 1;
+                length = at;
+            }
+            Some(sign) if joined && digits > 0 && !sign.is_ascii_alphanumeric() => {
+                at += sign.len_utf8();
+            }
+            _ => break,
+        }
+    }
+    (length, digits)
 }
 
 #[cfg(test)]
@@ -192,5 +231,51 @@ mod tests {
         }
         let app = "5bb4ff9a3837357f19dc176407a5709c62eb6c56";
         assert_eq!(check(400, app.as_bytes()), app);
+    }
+
+    #[test]
+    fn upon_get_key_a_key_in_pieces_is_not_repeated_either() {
+        let key = "8e3800142f8df327fdb464017904eaee5a4561c1a72cc14bfeb3e85929c1a134";
+        let bytes: Vec<&str> = (0..64).step_by(2).map(|at| &key[at..at + 2]).collect();
+        let decimal = bytes.iter().map(|b| u8::from_str_radix(b, 16).unwrap());
+        let decimal = decimal.map(|b| b.to_string()).collect::<Vec<_>>();
+        for list in [
+            bytes.join(" "),
+            bytes.join(", "),
+            bytes.join(":"),
+            bytes.join("\n"),
+            bytes.join("·"),
+            format!("[0x{}]", bytes.join(", 0x")),
+            format!("{} {}", &key[..32], &key[32..]),
+            decimal.join(", "),
+        ] {
+            let text = check(500, format!("no use for {list}!").as_bytes());
+            assert!(text.contains("no use for "), "{text}");
+            assert!(text.contains(" hex digits)"), "{text}");
+            assert!(!text.contains(&bytes[30][..]) && text.len() < 40, "{text}");
+        }
+        // words and one address are shown as they are
+        let app = "bad app 0x5bb4ff9a3837357f19dc176407a5709c62eb6c56 is no app, 0xyz 0x0x";
+        assert_eq!(check(400, app.as_bytes()), app);
+        // another method has no key to hide: only what is one run by itself
+        let list = bytes.join(" ");
+        let error = refusal("GetQuote", 500, list.as_bytes()).to_string();
+        assert!(error.ends_with(&list), "{error}");
+    }
+
+    #[test]
+    fn a_page_instead_of_a_version_is_of_another_server() {
+        let page = b"<title>404 Not Found</title>";
+        let error = |method, status, body| refusal(method, status, body).to_string();
+        assert!(
+            error("Version", 404, &page[..]).ends_with("is this tappd.sock, or another server?")
+        );
+        for other in [
+            error("GetKey", 404, page),
+            error("Version", 500, page),
+            error("Version", 404, br#"{"error":"a web"}"#),
+        ] {
+            assert!(!other.contains("tappd"), "{other}");
+        }
     }
 }

@@ -28,8 +28,10 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// The largest answer we read; a real `Info` has some 25 KB and grows with the compose file.
+/// The largest answer we read: a quote with its event log.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// The largest `Info`, which is kept; a real one has some 25 KB and grows with the compose file.
+const INFO_MAX: usize = 2 * 1024 * 1024;
 /// The largest answer to what is small by nature: `Version` and `GetKey`, some 400 bytes, and every refusal.
 const SMALL_MAX: usize = 64 * 1024;
 /// The agent closes idle connections after 10 to 15 s; we drop them before.
@@ -167,6 +169,7 @@ fn limit(method: &str, status: StatusCode) -> usize {
     match method {
         _ if status != StatusCode::OK => SMALL_MAX,
         "Version" | "GetKey" => SMALL_MAX,
+        "Info" => INFO_MAX,
         _ => ANSWER_MAX,
     }
 }

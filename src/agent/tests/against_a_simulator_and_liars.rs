@@ -501,6 +501,25 @@ async fn an_endless_answer_is_cut_at_the_limit() {
 }
 
 #[tokio::test]
+async fn an_info_may_have_2_mib_and_not_a_byte_more() {
+    for (length, fits) in [(2 << 20, true), ((2 << 20) + 1, false)] {
+        let liar = liar(move |_, _| {
+            let info = info_json("a");
+            Some(ok(&format!("{info}{}", " ".repeat(length - info.len()))))
+        });
+        let result = liar.agent.info().await;
+        let too_large = matches!(
+            result,
+            Err(AgentError::TooLarge {
+                limit: 2_097_152,
+                ..
+            })
+        );
+        assert_eq!((result.is_ok(), too_large), (fits, !fits));
+    }
+}
+
+#[tokio::test]
 async fn a_small_answer_and_a_refusal_may_have_64_kib_and_not_a_byte_more() {
     for (length, fits) in [(65_536, true), (65_537, false)] {
         let liar = liar(move |_, _| {

@@ -1,11 +1,11 @@
 //! `synod agent info`: what the agent says about itself and this instance. Nothing signs any of it.
 
-use super::{line, shown};
+use super::line;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::Write;
-use synod_agent::{Agent, Info, Version};
+use synod_agent::{Agent, Info, Version, printable};
 
 const WORD: &str = "The agent's own word: nothing signs it, so it is no evidence.";
 /// What `tcb_info` holds besides event log and compose text, in the agent's order.
@@ -70,13 +70,13 @@ fn people(
         },
     )?;
     line(out, "compose hash", hex::encode(info.compose_hash))?;
-    line(out, "key provider", shown(&info.key_provider_info))?;
+    line(out, "key provider", printable(&info.key_provider_info))?;
     for name in MEASUREMENTS {
         let value = tcb.get(name).and_then(Value::as_str);
         line(
             out,
             name,
-            value.map_or_else(|| "not said".to_owned(), |text| or_none(&shown(text))),
+            value.map_or_else(|| "not said".to_owned(), |text| or_none(&printable(text))),
         )?;
     }
     line(
@@ -95,7 +95,7 @@ fn people(
             None => "not said".to_owned(),
         },
     )?;
-    line(out, "vm config", shown(&info.vm_config))?;
+    line(out, "vm config", printable(&info.vm_config))?;
     Ok(())
 }
 

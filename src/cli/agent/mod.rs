@@ -18,8 +18,6 @@ use synod_agent::Agent;
 
 /// Whoever debugs looks at the terminal, so he hears soon that nobody answers; a node waits longer.
 const AGENT_WAIT_S: &str = "3";
-/// Longest text of the agent on one line.
-const SHOWN_MAX: usize = 200;
 
 pub(crate) fn command() -> Command {
     Command::new("agent")
@@ -88,21 +86,6 @@ fn line(out: &mut dyn Write, name: &str, value: impl std::fmt::Display) -> io::R
     writeln!(out, "{name:<14} {value}")
 }
 
-/// Text from the agent for a terminal: short, on one line, without control characters.
-fn shown(text: &str) -> String {
-    let mut short = String::new();
-    for letter in text.trim().chars().take(SHOWN_MAX) {
-        match letter {
-            '"' | '\'' | '\\' => short.push(letter),
-            _ => short.extend(letter.escape_debug()),
-        }
-    }
-    if text.trim().chars().nth(SHOWN_MAX).is_some() {
-        short.push('…');
-    }
-    short
-}
-
 /// A seconds option.
 fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || format!("expected seconds from 0 to 3600, found {text:?}");
@@ -131,13 +114,6 @@ fn fixed<const N: usize>(text: &str) -> Result<[u8; N], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn text_of_the_agent_cannot_steer_the_terminal() {
-        assert_eq!(shown("a\u{1b}[2Jb\nc\u{9b}d"), "a\\u{1b}[2Jb\\nc\\u{9b}d");
-        assert_eq!(shown(r#"{"name":"kms"}"#), r#"{"name":"kms"}"#);
-        assert_eq!(shown(&"x".repeat(201)).chars().count(), 201); // with the …
-    }
 
     #[test]
     fn seconds_have_a_range_and_hex_a_length() {

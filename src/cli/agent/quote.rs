@@ -3,12 +3,12 @@
 //!
 //! Report data is compared, RTMR3 recomputed from the event log; no signature is judged.
 
-use super::{line, shown, typed_hex};
+use super::{line, typed_hex};
 use anyhow::{Context, ensure};
 use clap::{Arg, ArgMatches, Command};
 use rand_core::{OsRng, RngCore};
 use std::io::{self, Write};
-use synod_agent::{Agent, Quote};
+use synod_agent::{Agent, Quote, printable};
 use synod_attest::event_log::{self, Identity};
 use synod_attest::quote::{self, QuoteV4};
 
@@ -65,7 +65,7 @@ pub(super) async fn run(
         format!("{} ({origin})", hex::encode(asked)),
     )?;
     line(facts, "echo", "equal in the answer")?;
-    let read = Reading::of(&quote, &asked)?;
+    let read = Reading::of(&quote)?;
     describe(&read, facts)
 }
 
@@ -77,15 +77,9 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Compares the report data inside and the replayed register; the first that differs is the reason.
-    pub fn of(taken: &Quote, asked: &[u8; 64]) -> anyhow::Result<Self> {
+    /// Compares the replayed register; the report data inside were compared when the quote was taken.
+    pub fn of(taken: &Quote) -> anyhow::Result<Self> {
         let quote = quote::parse(&taken.bytes).context("the quote cannot be read")?;
-        ensure!(
-            quote.report_data == *asked,
-            "expected report data {} in the quote, found {}; do not use this agent",
-            hex::encode(asked),
-            hex::encode(quote.report_data)
-        );
         let replayed = event_log::replay_rtmr3(&taken.event_log)
             .context("the event log cannot be replayed")?;
         let [_, _, _, register] = quote.rtmr;
@@ -128,7 +122,7 @@ fn describe(read: &Reading, out: &mut dyn Write) -> anyhow::Result<()> {
         instance.map_or_else(|| "none".to_owned(), |id| format!("0x{id}")),
     )?;
     line(out, "compose hash", hex::encode(identity.compose_hash))?;
-    line(out, "key provider", shown(&identity.key_provider))?;
+    line(out, "key provider", printable(&identity.key_provider))?;
     line(out, "mr_config_id", hex::encode(quote.mr_config_id))?;
     line(
         out,
