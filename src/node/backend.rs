@@ -419,7 +419,7 @@ impl Backend for NodeBackend {
         async move { desk.call_election().await }.boxed()
     }
 
-    fn lines(&self) -> broadcast::Receiver<String> {
+    fn lines(&self) -> (Vec<String>, broadcast::Receiver<String>) {
         self.desk.lines()
     }
 

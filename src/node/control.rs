@@ -1,8 +1,9 @@
 //! The control socket: the API for whoever may open a file of this node's own user (mode 0600), and what only that
 //! person may do. No `Host` or `Origin` is asked for, since no browser can open it. Requests stay bounded.
 //!
-//! `POST /control/election` and `/control/quit` act; `GET /control/lines` is an endless text of event lines. Whoever
-//! reads it too slowly loses lines and is told how many.
+//! `POST /control/election` and `/control/quit` act; `GET /control/lines` is an endless text of event lines from now on,
+//! `/control/lines/all` begins with the last ones of this process, for whoever comes late. Whoever reads too slowly
+//! loses lines and is told how many.
 
 use crate::http::problem::Problem;
 use crate::http::{Backend, server, trusted};
@@ -13,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs::{DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
@@ -37,7 +39,8 @@ const PATH_LEN_MAX: usize = 107;
 const NURSERY: &str = ".control";
 /// An answer to the question whether somebody lives at the socket.
 const LIVE_MAX: Duration = Duration::from_secs(1);
-const ROUTES: &str = "GET /control/lines and POST /control/election /control/quit";
+const ROUTES: &str =
+    "GET /control/lines /control/lines/all and POST /control/election /control/quit";
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +119,7 @@ struct Desk {
 fn routes(desk: Desk) -> Router {
     Router::new()
         .route("/control/lines", get(lines))
+        .route("/control/lines/all", get(all_lines))
         .route("/control/election", post(election))
         .route("/control/quit", post(quit))
         .with_state(desk)
@@ -136,6 +140,20 @@ async fn quit(State(desk): State<Desk>) -> Json<Value> {
 }
 
 async fn lines(State(desk): State<Desk>) -> Result<Response, Problem> {
+    let (_, lines) = desk.backend.lines();
+    feed(desk, VecDeque::new(), lines)
+}
+
+async fn all_lines(State(desk): State<Desk>) -> Result<Response, Problem> {
+    let (kept, lines) = desk.backend.lines();
+    feed(desk, kept.into(), lines)
+}
+
+fn feed(
+    desk: Desk,
+    kept: VecDeque<String>,
+    lines: broadcast::Receiver<String>,
+) -> Result<Response, Problem> {
     let place = desk.readers.try_acquire_owned().map_err(|_| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Too many readers")
             .detail(format!(
@@ -144,7 +162,8 @@ async fn lines(State(desk): State<Desk>) -> Result<Response, Problem> {
             .retry_after(1)
     })?;
     let feed = Feed {
-        lines: desk.backend.lines(),
+        kept,
+        lines,
         stop: desk.stop,
         _place: place,
     };
@@ -158,6 +177,7 @@ async fn lines(State(desk): State<Desk>) -> Result<Response, Problem> {
 
 /// One reader of lines.
 struct Feed {
+    kept: VecDeque<String>,
     lines: broadcast::Receiver<String>,
     stop: watch::Receiver<bool>,
     _place: OwnedSemaphorePermit,
@@ -166,6 +186,9 @@ struct Feed {
 impl Feed {
     /// None at the end; what was said before it is still told.
     async fn next(&mut self) -> Option<String> {
+        if let Some(line) = self.kept.pop_front() {
+            return Some(one_line(&line));
+        }
         let line = tokio::select! {
             biased;
             line = self.lines.recv() => line,

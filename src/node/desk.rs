@@ -1,7 +1,7 @@
 //! Between people and the driver: wishes go in by tickets, answers and the prototype's lines come out. The API and
 //! the prompt share it; it decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use synod_ledger::{Declined, News, TradeRecord, Wish};
@@ -12,6 +12,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 pub const ASKS_MAX: usize = 256;
 /// Lines that a slow reader may be behind.
 const LINES_MAX: usize = 512;
+/// Lines of this process that a late reader may still have.
+const KEPT_MAX: usize = 128;
 /// Tickets that somebody waits for.
 const TICKETS_MAX: usize = 4_096;
 /// News of one ticket: offered, decided.
@@ -48,6 +50,7 @@ pub enum Progress {
 pub struct Desk {
     asks: mpsc::Sender<Ask>,
     lines: broadcast::Sender<String>,
+    kept: Mutex<VecDeque<String>>,
     quit: watch::Sender<bool>,
     next: AtomicU64,
     waiting: Mutex<BTreeMap<u64, mpsc::Sender<Progress>>>,
@@ -60,6 +63,7 @@ impl Desk {
         let desk = Self {
             asks,
             lines: broadcast::channel(LINES_MAX).0,
+            kept: Mutex::default(),
             quit: watch::channel(false).0,
             next: AtomicU64::new(1),
             waiting: Mutex::default(),
@@ -124,13 +128,20 @@ impl Desk {
 
     /// A line for people, already prefixed.
     pub fn say(&self, line: String) {
+        // held while the line is sent: who subscribes has each line once, among the kept or from the channel
+        let mut kept = self.kept();
+        if kept.len() == KEPT_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(line.clone());
         // nobody listens: the log has it too
         let _ = self.lines.send(line);
     }
 
-    /// Lines from now on.
-    pub fn lines(&self) -> broadcast::Receiver<String> {
-        self.lines.subscribe()
+    /// The last lines of this process so far, and those from now on.
+    pub fn lines(&self) -> (Vec<String>, broadcast::Receiver<String>) {
+        let kept = self.kept();
+        (kept.iter().cloned().collect(), self.lines.subscribe())
     }
 
     /// A person wants this node to stop.
@@ -141,6 +152,10 @@ impl Desk {
     /// Turns true when a person wants this node to stop.
     pub fn quitting(&self) -> watch::Receiver<bool> {
         self.quit.subscribe()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, mpsc::Sender<Progress>>> {

@@ -72,8 +72,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Control socket only: an election now; what became of it, in words.
     fn call_election(&self) -> BoxFuture<'static, Result<String, String>>;
-    /// Control socket only: the prototype's event lines from now on, each without its newline.
-    fn lines(&self) -> broadcast::Receiver<String>;
+    /// Control socket only: the prototype's event lines, each without its newline: the last ones so far, and those from
+    /// now on.
+    fn lines(&self) -> (Vec<String>, broadcast::Receiver<String>);
     /// Control socket only: leave the cluster and end the process.
     fn quit(&self);
 }

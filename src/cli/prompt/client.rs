@@ -170,9 +170,13 @@ impl Client {
             .map(drop)
     }
 
-    /// Event lines from now on, until the node ends.
-    pub(crate) async fn lines(&self) -> Result<Lines, ClientError> {
-        let what = "/control/lines";
+    /// Event lines from now on, until the node ends; or also the last ones that this process has said.
+    pub(crate) async fn lines(&self, also_earlier: bool) -> Result<Lines, ClientError> {
+        let what = if also_earlier {
+            "/control/lines/all"
+        } else {
+            "/control/lines"
+        };
         let (response, talk) = self
             .within(CALL_MAX, what, self.send(Method::GET, what, String::new()))
             .await?;

@@ -256,10 +256,14 @@ fn readable<T>(read: Result<T, ClientError>) -> Result<Result<T, String>, Client
     }
 }
 
-/// Event lines of one node, above the prompt, also after it was away. They begin with its name.
+/// Event lines of one node, above the prompt. They begin with its name. A process that came after this prompt is
+/// listened to from its first line on, however late we find it.
 async fn follow(node: Client) {
+    let mut came_later = false;
     loop {
-        if let Ok(mut lines) = node.lines().await {
+        let lines = node.lines(came_later).await;
+        came_later = true;
+        if let Ok(mut lines) = lines {
             while let Some(line) = lines.next().await {
                 say(&line);
             }

@@ -250,8 +250,8 @@ impl Backend for Memory {
         Box::pin(async move { outcome })
     }
 
-    fn lines(&self) -> broadcast::Receiver<String> {
-        self.said.subscribe()
+    fn lines(&self) -> (Vec<String>, broadcast::Receiver<String>) {
+        (vec!["earlier".to_owned()], self.said.subscribe())
     }
 
     fn quit(&self) {

@@ -71,9 +71,13 @@ impl Control {
 
     /// A reader whose request has been answered: it hears every line from here on.
     async fn reader(&self) -> Reader {
+        self.reader_of("/control/lines").await
+    }
+
+    async fn reader_of(&self, path: &str) -> Reader {
         let mut reader = Reader(BufReader::new(self.connect().await));
-        let request = b"GET /control/lines HTTP/1.1\r\n\r\n";
-        reader.0.write_all(request).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\n\r\n");
+        reader.0.write_all(request.as_bytes()).await.unwrap();
         let head = reader.until("\r\n\r\n").await.to_lowercase();
         assert!(head.starts_with("http/1.1 200"), "{head}");
         assert!(head.contains("transfer-encoding: chunked"), "{head}");
@@ -203,6 +207,19 @@ async fn lines_arrive_as_they_are_said_each_ended_once_and_without_control_chara
     assert_eq!(reader.chunk().await, "the last one\n");
     assert_eq!(reader.chunk().await, "");
     assert!(!scratch.socket().exists());
+}
+
+#[tokio::test]
+async fn who_comes_late_hears_the_last_lines_too() {
+    let control = control("late").await;
+    let mut late = control.reader_of("/control/lines/all").await;
+    assert_eq!(late.chunk().await, "earlier\n");
+    control.say("now");
+    assert_eq!(late.chunk().await, "now\n");
+    let mut from_now = control.reader().await;
+    control.say("then");
+    assert_eq!(from_now.chunk().await, "then\n");
+    control.end().await;
 }
 
 #[tokio::test]
