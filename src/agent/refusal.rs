@@ -252,7 +252,7 @@ mod tests {
             let text = check(500, format!("no use for {list}!").as_bytes());
             assert!(text.contains("no use for "), "{text}");
             assert!(text.contains(" hex digits)"), "{text}");
-            assert!(!text.contains(&bytes[30][..]) && text.len() < 40, "{text}");
+            assert!(!text.contains(bytes[30]) && text.len() < 40, "{text}");
         }
         // words and one address are shown as they are
         let app = "bad app 0x5bb4ff9a3837357f19dc176407a5709c62eb6c56 is no app, 0xyz 0x0x";
