@@ -21,7 +21,7 @@ const PIPE: usize = 4 * 1024;
 /// Longer (by the paused clock) than every timeout of the simulator together.
 const ENDS_WITHIN: Duration = Duration::from_secs(600);
 /// What a simulator may say: the API's own, the framework's pages, and what hyper says to that which is no HTTP.
-const STATUSES: &[u16] = &[200, 400, 404, 413, 414, 422, 431];
+const STATUSES: &[u16] = &[200, 400, 404, 414, 422, 431];
 
 /// Whether the client closes its half after the last byte or waits for the simulator to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
