@@ -2,7 +2,7 @@
 //!
 //! Rule: what serde_qs makes of it, since a real agent reads it with that: names may come in any order, arrays have
 //! their index in brackets that are not percent-encoded, a name that comes twice spoils its field, unknown names are
-//! ignored. No argument of the agent is an object, so what is inside of one is not kept.
+//! ignored. No argument of the agent is an object or a list of lists, so what is inside of those is not kept.
 
 use serde::de::{
     DeserializeOwned, Deserializer, IntoDeserializer, Visitor,
@@ -26,6 +26,9 @@ enum Level {
     Spoiled(String),
 }
 
+const NO_MAP: &str = "Attempted to insert map value into non-map structure";
+const NO_SEQUENCE: &str = "Attempted to insert seq value into non-seq structure";
+
 /// How the brackets of a name continue it.
 enum Key {
     Plain,
@@ -38,13 +41,13 @@ fn parse(query: &str) -> Result<BTreeMap<String, Level>, String> {
     let mut fields = BTreeMap::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (name, key) = split(name)?;
+        let (name, key, inner) = split(name)?;
         let (name, value) = (decode(name)?, decode(value)?);
         let twice = |name: &str| Level::Spoiled(format!("Multiple values for one key: {name:?}"));
         let level = match (fields.remove(&name), key) {
             (None, Key::Plain) => Level::Flat(value),
             (None, Key::Next) => Level::Listed(vec![value]),
-            (None, Key::Index(index)) => Level::Indexed([(index, Level::Flat(value))].into()),
+            (None, Key::Index(index)) => Level::Indexed([(index, element(inner, value))].into()),
             (None | Some(Level::Object), Key::Field) => Level::Object,
             (Some(Level::Spoiled(why)), _) => Level::Spoiled(why),
             (Some(Level::Listed(mut list)), Key::Next) => {
@@ -52,36 +55,66 @@ fn parse(query: &str) -> Result<BTreeMap<String, Level>, String> {
                 Level::Listed(list)
             }
             (Some(Level::Indexed(mut map)), Key::Index(index)) => {
-                let level = match map.contains_key(&index) {
-                    true => twice(&index.to_string()),
-                    false => Level::Flat(value),
+                let level = match (map.remove(&index), element(inner, value)) {
+                    (None, new) => new,
+                    (Some(Level::Spoiled(why)), _) => Level::Spoiled(why),
+                    (Some(Level::Object), Level::Object) => Level::Object,
+                    (Some(Level::Indexed(known)), Level::Indexed(_)) => Level::Indexed(known),
+                    (Some(_), Level::Object) => Level::Spoiled(NO_MAP.into()),
+                    (Some(_), Level::Indexed(_)) => Level::Spoiled(NO_SEQUENCE.into()),
+                    (Some(_), _) => twice(&index.to_string()),
                 };
                 map.insert(index, level);
                 Level::Indexed(map)
             }
             (Some(_), Key::Plain) => twice(&name),
-            (Some(_), Key::Field) => {
-                Level::Spoiled("Attempted to insert map value into non-map structure".into())
-            }
-            (Some(_), Key::Next | Key::Index(_)) => {
-                Level::Spoiled("Attempted to insert seq value into non-seq structure".into())
-            }
+            (Some(_), Key::Field) => Level::Spoiled(NO_MAP.into()),
+            (Some(_), Key::Next | Key::Index(_)) => Level::Spoiled(NO_SEQUENCE.into()),
         };
         fields.insert(name, level);
     }
     Ok(fields)
 }
 
-/// `name`, `name[3]`, `name[]`, `name[of][objects]`.
-fn split(name: &str) -> Result<(&str, Key), String> {
-    let Some((name, rest)) = name.split_once('[') else {
-        return Ok((name, Key::Plain));
+/// What stands in a list at an index: a value, or a list or an object if brackets follow the index.
+fn element(inner: Option<Key>, value: String) -> Level {
+    match inner {
+        None | Some(Key::Plain) => Level::Flat(value),
+        Some(Key::Index(_) | Key::Next) => Level::Indexed(BTreeMap::new()),
+        Some(Key::Field) => Level::Object,
+    }
+}
+
+/// `name`, `name[3]`, `name[]`, `name[of][objects]`: the name, the first brackets and the second ones.
+fn split(name: &str) -> Result<(&str, Key, Option<Key>), String> {
+    let (name, brackets) = name.split_at(name.find('[').unwrap_or(name.len()));
+    if brackets.is_empty() {
+        return Ok((name, Key::Plain, None));
+    }
+    let (key, mut rest) = bracket(brackets)?;
+    let mut inner = None;
+    while !rest.is_empty() {
+        let (key, after) = bracket(rest)?;
+        inner.get_or_insert(key);
+        rest = after;
+    }
+    Ok((name, key, inner))
+}
+
+/// One pair of brackets, and what follows it.
+fn bracket(text: &str) -> Result<(Key, &str), String> {
+    let Some(inside) = text.strip_prefix('[') else {
+        let found = text.chars().next().unwrap_or_default();
+        return Err(format!(
+            "Unexpected character: {found:?} found when parsing"
+        ));
     };
-    let Some((inside, _)) = rest.split_once(']') else {
+    let Some((inside, rest)) = inside.split_once(']') else {
         return Err("query string ended before expected".into());
     };
     let key = match inside {
-        "" => Key::Next,
+        "" if rest.is_empty() => Key::Next,
+        "" => return Err("non-indexed sequence of structs not supported".into()),
         digits if digits.starts_with(|first: char| first.is_ascii_digit()) => Key::Index(
             digits
                 .parse()
@@ -89,7 +122,7 @@ fn split(name: &str) -> Result<(&str, Key), String> {
         ),
         _ => Key::Field,
     };
-    Ok((name, key))
+    Ok((key, rest))
 }
 
 /// Percent-decoding; `+` is a space, and what is no escape stays.
@@ -229,6 +262,49 @@ mod tests {
             (
                 "alt_names[99999999999999999999]=a",
                 "number too large to fit in target type",
+            ),
+        ] {
+            assert_eq!(read(query), Err(error.to_owned()), "{query}");
+        }
+    }
+
+    #[test]
+    fn after_brackets_come_more_of_them_or_the_end() {
+        for (query, error) in [
+            ("alt_names[0][1", "query string ended before expected"),
+            (
+                "alt_names[0][1]=x",
+                "invalid type: sequence, expected a string",
+            ),
+            (
+                "alt_names[0][]=x&alt_names[0][]=y",
+                "invalid type: sequence, expected a string",
+            ),
+            ("alt_names[0][a]=x", "invalid type: map, expected a string"),
+            (
+                "alt_names[0]=x&alt_names[0][1]=y",
+                "Attempted to insert seq value into non-seq structure",
+            ),
+            (
+                "alt_names[0]=x&alt_names[0][a]=y",
+                "Attempted to insert map value into non-map structure",
+            ),
+            (
+                "alt_names[0][1]=x&alt_names[0]=y",
+                "Multiple values for one key: \"0\"",
+            ),
+            (
+                "alt_names[0]junk=x",
+                "Unexpected character: 'j' found when parsing",
+            ),
+            (
+                "alt_names[0][1]junk=x",
+                "Unexpected character: 'j' found when parsing",
+            ),
+            ("x[y]z=1", "Unexpected character: 'z' found when parsing"),
+            (
+                "alt_names[]x=1",
+                "non-indexed sequence of structs not supported",
             ),
         ] {
             assert_eq!(read(query), Err(error.to_owned()), "{query}");
