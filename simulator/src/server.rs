@@ -1,13 +1,14 @@
 //! One process, many guest agents: a Unix socket per instance, and beside it one for old clients or a TCP port.
 //!
-//! Rule: whoever opens a socket gets keys, so sockets have mode 0600, a live one is never replaced, and those we made
-//! are removed when the agents stop. Connections are bounded.
+//! Rule: whoever opens a socket gets keys, so sockets have mode 0600 from their first moment on, whatever the umask, a
+//! live one is never replaced, and those we made are removed when the agents stop. Connections are bounded.
 
 use crate::{guest::Guest, http::Surface, spec::Traits, world::World};
+use rand_core::{OsRng, RngCore as _};
 use std::{
     fs, io,
     net::SocketAddr,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -249,14 +250,55 @@ async fn bind(path: &Path) -> Result<(UnixListener, Socket), ServeError> {
         }
         Ok(_) => replace_stale(path).await?,
     }
-    let listener = UnixListener::bind(path).map_err(io)?;
-    let found = fs::symlink_metadata(path).map_err(io)?;
+    bind_unseen(path).map_err(io)
+}
+
+/// Binds where nobody else can go and puts the socket in its place when its mode is right. A link never replaces what
+/// is there, as a rename would.
+fn bind_unseen(path: &Path) -> io::Result<(UnixListener, Socket)> {
+    let cell = Cell::beside(path)?;
+    let hidden = cell.socket();
+    let listener = UnixListener::bind(&hidden)?;
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))?;
+    let found = fs::symlink_metadata(&hidden)?;
+    fs::hard_link(&hidden, path)?;
     let socket = Socket {
         path: path.to_owned(),
         identity: (found.dev(), found.ino()),
     };
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io)?;
     Ok((listener, socket))
+}
+
+/// A directory of ours alone in which one socket is made; removed on drop.
+struct Cell(PathBuf);
+
+impl Cell {
+    /// Its name and that of the socket are short (`.abc/s`), because an address has at most 107 bytes.
+    fn beside(path: &Path) -> io::Result<Self> {
+        const ATTEMPTS: usize = 64;
+        let mut made = Err(io::ErrorKind::AlreadyExists.into());
+        for _ in 0..ATTEMPTS {
+            let cell = path.with_file_name(format!(".{:03x}", OsRng.next_u32() & 0xFFF));
+            made = fs::DirBuilder::new().mode(0o700).create(&cell);
+            match &made {
+                Ok(()) => return Ok(Self(cell)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(_) => break,
+            }
+        }
+        Err(made.expect_err("the one that was made was returned"))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("s")
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.socket()); // there is none if it could not be made
+        let _ = fs::remove_dir(&self.0);
+    }
 }
 
 /// Removes a socket file that nobody serves any more.
