@@ -1,10 +1,12 @@
 //! One guest and one conversation with it, over whatever carries bytes.
 //!
-//! Rule: a client's faults end its connection and concern nobody else; an idle connection ends.
+//! Rule: a client's faults end its connection and concern nobody else; an idle connection ends, and one whose client
+//! does not read what it asked for.
 
 use crate::{
     http::{self, Surface},
     instance::Instance,
+    patience::Patience,
     spec::Traits,
     world::World,
 };
@@ -13,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{io, sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// An idle connection is closed after this time, as the real agent does.
+/// An idle connection is closed after this time, as the real agent does; so is one that takes no byte of an answer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A booted guest with its agent.
@@ -51,7 +53,7 @@ impl Guest {
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE_TIMEOUT)
             .half_close(true)
-            .serve_connection(TokioIo::new(io), service)
+            .serve_connection(TokioIo::new(Patience::new(io, IDLE_TIMEOUT)), service)
             .await;
     }
 }

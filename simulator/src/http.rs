@@ -10,16 +10,24 @@ use crate::{
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    body::{Body, Bytes},
+    body::{Body, Buf as _, Bytes},
     header::{ACCEPT, CONTENT_TYPE, HeaderValue},
 };
 use prost::Message as _;
-use std::{error::Error, time::Duration};
+use std::{error::Error, pin::pin, time::Duration};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Body limit of the real agent.
 pub const BODY_MAX: usize = 10 * 1024 * 1024;
 /// A body must be complete within this time.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A body that nobody reads is waited for this long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bodies above this are large: what is made of one takes many times its length.
+const BODY_SMALL_MAX: usize = 256 * 1024;
+/// Requests with large bodies at a time, in the whole process; more are not read on until one is answered.
+const LARGE_BODIES_MAX: usize = 2;
+static LARGE_BODIES: Semaphore = Semaphore::const_new(LARGE_BODIES_MAX);
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -53,7 +61,7 @@ where
         Err(status) => {
             let prefers_json = prefers_json(request.headers());
             // a client that still writes when the page comes and the connection ends would see neither
-            let _ = read_body(request.into_body()).await;
+            drain(request.into_body()).await;
             return page(status, prefers_json);
         }
     };
@@ -79,8 +87,8 @@ where
         }
     };
     let (encoding, arguments) = match flagged || typed {
-        true => (Encoding::Json, Arguments::Json(&body)),
-        false => (Encoding::Protobuf, Arguments::Protobuf(&body)),
+        true => (Encoding::Json, Arguments::Json(&body.bytes)),
+        false => (Encoding::Protobuf, Arguments::Protobuf(&body.bytes)),
     };
     answered(encoding, call(instance, surface, &method, arguments).await)
 }
@@ -123,11 +131,46 @@ fn route(surface: Surface, verb: &Method, path: &str) -> Result<String, StatusCo
     })
 }
 
+/// Whether the web framework takes the content type for JSON: one that it cannot read to the end is none.
 fn is_json(headers: &HeaderMap) -> bool {
-    text(headers.get(CONTENT_TYPE))
-        .split(';')
-        .next()
-        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+    let kind = text(headers.get(CONTENT_TYPE));
+    let (kind, mut rest) = kind.split_at(kind.find(';').unwrap_or(kind.len()));
+    while let Some(parameter) = rest.strip_prefix(';') {
+        let Some(after) = after_parameter(parameter) else {
+            return false;
+        };
+        rest = after;
+    }
+    rest.is_empty() && kind.eq_ignore_ascii_case("application/json")
+}
+
+/// What follows `token=token` or `token="text"`, which blanks may surround.
+fn after_parameter(text: &str) -> Option<&str> {
+    const BLANKS: [char; 2] = [' ', '\t'];
+    let value = after_token(text.trim_start_matches(BLANKS))?.strip_prefix('=')?;
+    let rest = match value.strip_prefix('"') {
+        Some(quoted) => after_quote(quoted)?,
+        None => after_token(value)?,
+    };
+    Some(rest.trim_start_matches(BLANKS))
+}
+
+fn after_token(text: &str) -> Option<&str> {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`{|}~".contains(&byte);
+    let end = text.bytes().position(|byte| !is_part(byte));
+    let (token, rest) = text.split_at(end.unwrap_or(text.len()));
+    (!token.is_empty()).then_some(rest)
+}
+
+/// What follows the quotation mark that no backslash precedes.
+fn after_quote(text: &str) -> Option<&str> {
+    let mut escaped = false;
+    let end = text.bytes().position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    })?;
+    text.get(end + 1..)
 }
 
 /// Whether the first field `json` of a query is on.
@@ -187,14 +230,54 @@ pub fn percent_decode(mut rest: &[u8]) -> Vec<u8> {
     decoded
 }
 
-async fn read_body<B>(body: B) -> Result<Bytes, String>
+/// A whole body, with its place among the large ones if it is one.
+#[derive(Default)]
+struct Received {
+    bytes: Vec<u8>,
+    place: Option<SemaphorePermit<'static>>,
+}
+
+async fn receive<B>(body: B) -> Result<Received, BoxError>
 where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    let body = Limited::new(body, BODY_MAX).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+    let mut body = pin!(Limited::new(body, BODY_MAX));
+    let mut received = Received::default();
+    while let Some(frame) = body.frame().await {
+        let Ok(mut data) = frame?.into_data() else {
+            continue; // a trailer, of which no method knows
+        };
+        if received.place.is_none() && received.bytes.len() + data.remaining() > BODY_SMALL_MAX {
+            let place = LARGE_BODIES.acquire().await;
+            received.place = Some(place.expect("nobody closes this semaphore"));
+        }
+        let data = data.copy_to_bytes(data.remaining());
+        received.bytes.extend_from_slice(&data);
+    }
+    Ok(received)
+}
+
+/// Reads a body and forgets it, up to the limits of time and length.
+async fn drain<B>(body: B)
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let all = async {
+        let mut body = pin!(Limited::new(body, BODY_MAX));
+        while let Some(Ok(_)) = body.frame().await {}
+    };
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, all).await; // the page comes in any case
+}
+
+async fn read_body<B>(body: B) -> Result<Received, String>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    match tokio::time::timeout(BODY_TIMEOUT, receive(body)).await {
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             Err("failed to read data: payload too large".into())
         }

@@ -16,6 +16,7 @@ mod guest;
 mod http;
 mod instance;
 mod keys;
+mod patience;
 mod pki;
 mod quote;
 mod server;

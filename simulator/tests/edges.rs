@@ -1,4 +1,4 @@
-//! What no recording shows: protobuf answers of all methods, `/v0/`, body sizes at the edge.
+//! What no recording shows: protobuf answers of all methods, `/v0/`, content types and body sizes at the edge.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by failing
 
@@ -366,6 +366,35 @@ async fn v0_has_the_same_nine_methods_as_the_root() {
         (none.status, &none.kind[..]),
         (404, "text/html; charset=utf-8")
     );
+}
+
+#[tokio::test]
+async fn a_body_is_json_where_the_web_framework_reads_the_content_type_so() {
+    let guest = guest();
+    for (kind, is_json) in [
+        ("application/json", true),
+        ("Application/JSON", true),
+        ("application/json; charset=utf-8", true),
+        ("application/json;charset=utf-8", true),
+        (r#"application/json; charset="utf-8"; a="b\";c""#, true),
+        ("application/json;\ta=b ; c=d", true),
+        ("application/json;", false),
+        ("application/json; charset", false),
+        ("application/json; charset=", false),
+        ("application/json; charset=utf-8;", false),
+        ("application/json; charset=utf 8", false),
+        (r#"application/json; charset="utf-8"#, false),
+        ("application/json ; charset=utf-8", false),
+        ("application/jsonp", false),
+    ] {
+        let head = format!("POST /GetKey HTTP/1.1\r\nContent-Type: {kind}\r\n");
+        let reply = ask(&guest, Surface::Dstack, &head, b"{}").await;
+        let expected = match is_json {
+            true => (200, "application/json"),
+            false => (400, "application/octet-stream"),
+        };
+        assert_eq!((reply.status, &reply.kind[..]), expected, "{kind}");
+    }
 }
 
 #[tokio::test]
