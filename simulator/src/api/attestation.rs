@@ -1,8 +1,9 @@
 //! The versioned attestation (form V1) that `Attest` answers and that certificates hold, and the app info beside it.
 //!
-//! Rule: MessagePack to the byte as an agent of version 0.5.11 writes it: maps in declared order, quote and report
-//! data as arrays of numbers, digests and payloads as binary; the test re-encodes a recorded one. A certificate gets
-//! the short form: runtime events only, without digests, because a verifier has to work them out anyway.
+//! Rule: MessagePack to the byte as the official simulator of 0.5.11 writes it; a real agent of that version gives
+//! SCALE V0 (spec 5.5). Maps come in declared order, quote and report data as arrays of numbers, digests and payloads
+//! as binary; the test re-encodes a recorded one. A certificate gets the short form: runtime events only, without
+//! digests, because a verifier has to work them out anyway.
 
 use crate::{
     events::{Event, RUNTIME_EVENT},
