@@ -9,7 +9,7 @@ use anyhow::Context;
 use dstack_simulator::InstanceConfig;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use synod_agent::{Agent, keychain};
+use synod_agent::{Agent, keychain, socket_path};
 use synod_wire::Address;
 
 /// An agent that was named by hand is there, or the name is wrong.
@@ -56,7 +56,8 @@ impl Agents {
     async fn ask(socket: &Path) -> anyhow::Result<Self> {
         const PURPOSE: &str = "synod-up";
         let context = || format!("--dstack-socket {}", socket.display());
-        let socket = std::path::absolute(socket).with_context(context)?;
+        // the nodes run elsewhere
+        let socket = std::path::absolute(socket_path("--dstack-socket", socket)?)?;
         let tell = |line: &str| crate::prompt::say(line);
         let agent = Agent::wait(&socket, AGENT_WAIT, tell)
             .await
