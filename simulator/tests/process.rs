@@ -29,7 +29,9 @@ impl Process {
     }
 
     fn start_in(working: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new(BINARY);
+        // whoever runs the tests may have asked nohup to ignore hangups, and that would be inherited
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP", BINARY]);
         command.args(arguments).current_dir(working);
         Self::spawn(command)
     }
